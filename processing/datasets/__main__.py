@@ -4,7 +4,7 @@ python -m processing.datasets check openi
 python -m processing.datasets check mimic_cxr /data/mimic-cxr-jpg --option reports_root=/data/mimic-cxr
 python -m processing.datasets preview nih /data/nih --count 8
 python -m processing.datasets convert nih /data/nih --split train_val --to webdataset --out shards --max_shard 500MB
-python -m processing.datasets push_to_hub nih /data/nih --repo org/nih --private
+python -m processing.datasets push_to_hub nih /data/nih --split train_val,test --repo org/nih --private
 
 Exit codes: 0 done, 1 unusable or refused (the reason on stderr), 2 wrong arguments.
 """
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(arguments) -> int:
     source = registry.source(arguments.name)
-    dataset = _load(arguments)
+    dataset = _load(arguments, arguments.split)
     facts = facts_of(dataset)
     print(f"{source.title}: {len(dataset):,} records{f' of {arguments.split}' if arguments.split else ''}")
     counts = counts_of(dataset)
@@ -60,7 +60,7 @@ def check(arguments) -> int:
 
 
 def preview(arguments) -> int:
-    dataset = _load(arguments)
+    dataset = _load(arguments, arguments.split)
     names = facts_of(dataset).get("label_names", [])
     for row in interesting(dataset, arguments.count):
         record = dataset[row]
@@ -71,7 +71,7 @@ def preview(arguments) -> int:
 
 def convert(arguments) -> int:
     done = write_shards(
-        _load(arguments),
+        _load(arguments, arguments.split),
         arguments.out,
         to=arguments.to,
         split=arguments.split or "train",
@@ -89,7 +89,8 @@ def convert(arguments) -> int:
 def push_to_hub(arguments) -> int:
     source = registry.source(arguments.name)
     refuse_to_share(source, arguments.private, arguments.i_have_permission)
-    splits = {arguments.split or "train": _load(arguments)}
+    names = arguments.split.split(",") if arguments.split else [None]
+    splits = {name or "train": _load(arguments, name) for name in names}
     options = {
         "max_shard": arguments.max_shard,
         "image_size": arguments.image_size,
@@ -101,15 +102,16 @@ def push_to_hub(arguments) -> int:
         if arguments.prepare_only:
             print(f"prepared {folder}, nothing uploaded")
         else:
-            print(push_folder(folder, arguments.repo, arguments.private))
+            done = push_folder(folder, arguments.repo, arguments.private)
+            print(f"{done}\n{done.url}" + ("" if done.commit else ": nothing to commit"))
     return 0
 
 
-def _load(arguments):
+def _load(arguments, split: str | None):
     options = dict(arguments.option)
     if arguments.num_proc and arguments.name != "phantom":
         options["num_proc"] = arguments.num_proc
-    return registry.load(arguments.name, arguments.root, arguments.split, **options)
+    return registry.load(arguments.name, arguments.root, split, **options)
 
 
 def _sheet(dataset, arguments) -> None:
@@ -146,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         added.add_argument("name", choices=registry.names())
         added.add_argument("root", nargs="?", help="the folder that the set was downloaded to")
-        added.add_argument("--split")
+        added.add_argument("--split", help="push_to_hub takes several, with commas between them")
         added.add_argument(
             "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="of the set's loader"
         )

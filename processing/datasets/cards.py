@@ -6,6 +6,7 @@ import yaml
 from datasets import Features
 
 from .checking import counts_of
+from .hub import Upload, upload
 from .records import facts_of
 from .shards import write_shards
 from .sources import Source
@@ -98,11 +99,16 @@ def prepare_folder(source: Source, splits: dict, folder, **options) -> Path:
     return folder
 
 
-def push_folder(folder, repo: str, private: bool) -> str:
-    """Upload a prepared folder to the Hub's data set `repo`; its URL."""
-    from huggingface_hub import HfApi
+def push_folder(folder, repo: str, private: bool, dry_run: bool = False) -> Upload:
+    """Bring the Hub's data set `repo` to what a prepared folder holds; shards of other splits stay.
 
-    api = HfApi()
-    url = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=str(folder), commit_message="Upload data set")
-    return str(url)
+    Raises:
+        ValueError: the folder holds no shards, and what `upload` refuses.
+        UploadError: as in `upload`.
+    """
+    shards = Path(folder).glob("data/*.parquet")
+    splits = sorted({path.name.rpartition("-")[0] for path in shards})
+    if not splits:
+        raise ValueError(f"folder: {folder} holds no data/<split>-*.parquet; write it with push_to_hub --prepare_only.")
+    replaced = [f"data/{split}-*.parquet" for split in splits]
+    return upload(folder, repo, "dataset", "Upload data set", private, replaced, dry_run)
