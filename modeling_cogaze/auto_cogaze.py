@@ -2,5 +2,13 @@
 
 from .configuration_cogaze import CoGazeConfig
 from .modeling_cogaze import CoGazeForPreTraining, CoGazeForZeroShotImageClassification, CoGazeModel
+from .modeling_cogaze_heads import CoGazeForImageClassification, CoGazeForSemanticSegmentation
 
-__all__ = ["CoGazeConfig", "CoGazeForPreTraining", "CoGazeForZeroShotImageClassification", "CoGazeModel"]
+__all__ = [
+    "CoGazeConfig",
+    "CoGazeForImageClassification",
+    "CoGazeForPreTraining",
+    "CoGazeForSemanticSegmentation",
+    "CoGazeForZeroShotImageClassification",
+    "CoGazeModel",
+]

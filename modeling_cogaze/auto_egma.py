@@ -2,5 +2,13 @@
 
 from .configuration_egma import EgmaConfig
 from .modeling_egma import EgmaForPreTraining, EgmaForZeroShotImageClassification, EgmaModel
+from .modeling_egma_heads import EgmaForImageClassification, EgmaForSemanticSegmentation
 
-__all__ = ["EgmaConfig", "EgmaForPreTraining", "EgmaForZeroShotImageClassification", "EgmaModel"]
+__all__ = [
+    "EgmaConfig",
+    "EgmaForImageClassification",
+    "EgmaForPreTraining",
+    "EgmaForSemanticSegmentation",
+    "EgmaForZeroShotImageClassification",
+    "EgmaModel",
+]

@@ -5,7 +5,13 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_dual_encoder import TINY_TEXT, TINY_VISION, DualEncoderConfigMixin, sub_config
+from .configuration_dual_encoder import (
+    TINY_SEGMENTATION_CHANNELS,
+    TINY_TEXT,
+    TINY_VISION,
+    DualEncoderConfigMixin,
+    sub_config,
+)
 
 CHEXBERT_OBSERVATIONS = [
     "Enlarged Cardiomediastinum",
@@ -65,6 +71,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "perceiver_heads": 4,
         "perceiver_head_dim": 32,
         "perceiver_ff_mult": 2,
+        "segmentation_channels": TINY_SEGMENTATION_CHANNELS,
         "initializer_range": 0.05,
         "freeze_vision_encoder": False,
     },
@@ -91,7 +98,6 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
         use_contrastive, use_classification: False leaves the loss out.
         contrastive_targets: "hybrid" (all reports of the same study are positives) or "single".
         classification_loss: "focal" (paper) or "bce" (released code), both class-balanced.
-        class_balance_beta, focal_gamma: beta and gamma of the class-balanced focal loss.
         gaze_loss: "js" (paper), the ablations "mse", "iou" and "mask", or None to leave the loss out.
         gaze_top_fraction: rho, the share of the non-zero entries of a gaze map that is kept.
         gaze_loss_weight: lambda, the weight of the transcript-to-patch term; the patch-to-transcript one has the rest.
@@ -99,6 +105,8 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
             maps over the sentences of each patch (released code).
         contrastive_loss_scale, classification_loss_scale, gaze_loss_scale: factors in the sum of the losses.
         logit_scale_init_value: initial log of the inverse temperature, of both the contrast and the gaze similarity.
+
+    The fields of the downstream heads, and beta and gamma of the class-balanced focal loss: `DualEncoderConfigMixin`.
     """
 
     model_type = "cogaze"
@@ -110,6 +118,8 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
         "AutoModel": "CoGazeModel",
         "AutoModelForPreTraining": "CoGazeForPreTraining",
         "AutoModelForZeroShotImageClassification": "CoGazeForZeroShotImageClassification",
+        "AutoModelForImageClassification": "CoGazeForImageClassification",
+        "AutoModelForSemanticSegmentation": "CoGazeForSemanticSegmentation",
     }
 
     vision_config: dict | PreTrainedConfig | None = None
@@ -132,8 +142,6 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
     use_classification: bool = True
     contrastive_targets: Literal["hybrid", "single"] = "hybrid"
     classification_loss: Literal["focal", "bce"] = "focal"
-    class_balance_beta: float | int = 0.9999
-    focal_gamma: float | int = 0.2
     gaze_loss: Literal["js", "mse", "iou", "mask"] | None = "js"
     gaze_top_fraction: float | int = 0.25
     gaze_loss_weight: float | int = 0.8

@@ -2,8 +2,9 @@
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -19,6 +20,7 @@ TINY_VISION: dict[str, Any] = {
     "layer_scale_init_value": 1.0,
     "initializer_range": 0.05,
 }
+TINY_SEGMENTATION_CHANNELS = [64, 32, 16, 16]
 TINY_TEXT: dict[str, Any] = {
     "model_type": "bert",
     "vocab_size": 4096,
@@ -90,13 +92,34 @@ class RemoteCodeMixin:
         """Does nothing: `save_pretrained` writes the whole map, where the inherited method writes one entry."""
 
 
+@dataclass(repr=False, eq=False)
 class DualEncoderConfigMixin(RemoteCodeMixin):
-    """Named sizes, and what follows from the encoders' configs.
+    """Named sizes, what follows from the encoders' configs, and the fields of the downstream heads.
 
     A config class sets `sizes`, from a size's name to the fields that differ from the defaults.
+
+    Args:
+        classifier_pooling: "mean" classifies the global feature, "attention" each label's own mean of the tokens.
+        classifier_loss: "focal" (paper) is class-balanced, "cross_entropy" neither focal nor balanced; per label or,
+            for exclusive classes, over the softmax, as `problem_type` says.
+        examples_per_class: training examples per label of the classifier, for the class-balanced weights; None weighs
+            all alike.
+        class_balance_beta, focal_gamma: beta and gamma of the class-balanced focal loss.
+        segmentation_channels: widths of the mask decoder's blocks, each of which doubles the map's size.
     """
 
-    sizes: dict[str, dict[str, Any]] = {}
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    classifier_pooling: Literal["mean", "attention"] = "mean"
+    classifier_loss: Literal["focal", "cross_entropy"] = "focal"
+    examples_per_class: list[int] | None = None
+    class_balance_beta: float | int = 0.9999
+    focal_gamma: float | int = 0.2
+    segmentation_channels: list[int] | tuple[int, ...] = (512, 256, 128, 64)
+
+    def __post_init__(self, **kwargs):
+        self.segmentation_channels = list(self.segmentation_channels)
+        super().__post_init__(**kwargs)
 
     @classmethod
     def named(cls, size: str, vocab_size: int | None = None, **overrides) -> "DualEncoderConfigMixin":
@@ -162,6 +185,7 @@ def sub_config(value: dict | PreTrainedConfig, argument: str) -> PreTrainedConfi
 __all__ = [
     "DualEncoderConfigMixin",
     "RemoteCodeMixin",
+    "TINY_SEGMENTATION_CHANNELS",
     "TINY_TEXT",
     "TINY_VISION",
     "patch_stride",

@@ -5,7 +5,13 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_dual_encoder import TINY_TEXT, TINY_VISION, DualEncoderConfigMixin, sub_config
+from .configuration_dual_encoder import (
+    TINY_SEGMENTATION_CHANNELS,
+    TINY_TEXT,
+    TINY_VISION,
+    DualEncoderConfigMixin,
+    sub_config,
+)
 
 LOSSES = ("clip", "mlce", "egf", "egm")
 
@@ -33,6 +39,8 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
         mapping_binary: mapping weights are 0 or 1 (paper); False keeps the similarities, and adds 0.01 (released code).
         logit_scale_init_value, logit_scale_max: log of the inverse temperature at first, and the largest inverse
             temperature; the least is 1.
+
+    The fields of the downstream heads: `DualEncoderConfigMixin`.
     """
 
     model_type = "egma"
@@ -43,6 +51,8 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
         "AutoModel": "EgmaModel",
         "AutoModelForPreTraining": "EgmaForPreTraining",
         "AutoModelForZeroShotImageClassification": "EgmaForZeroShotImageClassification",
+        "AutoModelForImageClassification": "EgmaForImageClassification",
+        "AutoModelForSemanticSegmentation": "EgmaForSemanticSegmentation",
     }
     sizes = {
         # The paper's: Swin-Tiny, six layers of BioClinicalBERT.
@@ -64,6 +74,7 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
             "projection_dim": 128,
             "pooled_text_layers": 2,
             "similarity": "fine_grained",
+            "segmentation_channels": TINY_SEGMENTATION_CHANNELS,
             "initializer_range": 0.05,
         },
     }

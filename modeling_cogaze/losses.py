@@ -59,14 +59,13 @@ def class_balanced_focal_loss(
 ) -> torch.Tensor:
     """L_V or L_T: class-balanced focal loss (Cui et al., CVPR 2019) of independent binary labels.
 
-    Entry (i, c) costs w_c (1 - p)^gamma (-log p), with p the probability of its label, and w_c proportional to
-    (1 - beta) / (1 - beta^n_c), scaled to sum to C. gamma = 0 is class-balanced binary cross-entropy.
+    Entry (i, c) costs w_c (1 - p)^gamma (-log p), with p the probability of its label and w_c the class's weight.
+    gamma = 0 is class-balanced binary cross-entropy.
 
     Args:
         logits: (B, C).
         labels: (B, C) of 0 and 1; NaN leaves an entry out.
-        positives_per_class: n_c, C numbers; None weighs all classes alike. A class without positives has nothing to
-            be balanced and weight zero: as n_c = 1 it would outweigh all others together.
+        positives_per_class: n_c, C numbers, for `class_balanced_weights`; None weighs all classes alike.
     Returns:
         The mean over all entries that count; zero, with a graph, if none does.
     """
@@ -78,10 +77,18 @@ def class_balanced_focal_loss(
     # log(1 - p) instead of (1 - p)^gamma, whose slope at p = 1 is infinite for gamma < 1.
     cost = -nn.functional.logsigmoid(margin) * (gamma * nn.functional.logsigmoid(-margin)).exp()
     if positives_per_class is not None:
-        positives = torch.as_tensor(positives_per_class, dtype=torch.float32, device=logits.device)
-        weights = torch.where(positives > 0, (1 - beta) / (1 - beta ** positives.clamp(min=1)), 0)
-        cost = cost * (weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny) * len(weights))
+        cost = cost * class_balanced_weights(positives_per_class, beta).to(logits.device)
     return (cost * counted).sum() / counted.sum().clamp(min=1)
+
+
+def class_balanced_weights(examples_per_class: list[int] | torch.Tensor, beta: float = 0.9999) -> torch.Tensor:
+    """(C,) w_c proportional to (1 - beta) / (1 - beta^n_c), scaled to sum to C (Cui et al., CVPR 2019, eq. 4).
+
+    A class without examples has weight zero: as n_c = 1 it would outweigh all others together.
+    """
+    counts = torch.as_tensor(examples_per_class, dtype=torch.float32)
+    weights = torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0)
+    return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny) * len(weights)
 
 
 def gaze_similarity(
@@ -553,6 +560,7 @@ def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 __all__ = [
     "class_balanced_focal_loss",
+    "class_balanced_weights",
     "egf_loss",
     "egm_loss",
     "fill_empty_targets",

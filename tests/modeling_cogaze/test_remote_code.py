@@ -37,7 +37,10 @@ for source in (folder, again):
         own = {"input_ids": inputs["report_input_ids"], "pixel_values": inputs["pixel_values"]}
         with torch.no_grad():
             result = loaded.eval()(**own if "ZeroShot" in name else inputs)
-        outputs[f"{source}-{name}"] = result.logits_per_image.contiguous()
+        if "logits_per_image" in result:
+            outputs[f"{source}-{name}"] = result.logits_per_image.contiguous()
+        else:  # a downstream head, which the checkpoint lacks
+            assert result.logits.isfinite().all(), name
         if name == "AutoModelForPreTraining" and source == folder:
             loaded.save_pretrained(again)
 save_file(outputs, results)
@@ -66,7 +69,7 @@ def test_every_auto_class_opens_a_checkpoint_without_the_package(tmp_path):
     with torch.no_grad():
         expected = model(**inputs).logits_per_image
     results = load_file(tmp_path / "results")
-    assert len(results) == 2 * (len(auto_classes) - 1)
+    assert len(results) == 2 * len({"AutoModel", "AutoModelForPreTraining", "AutoModelForZeroShotImageClassification"})
     for value in results.values():
         torch.testing.assert_close(value, expected, rtol=0, atol=0)
 

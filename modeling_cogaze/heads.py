@@ -1,0 +1,158 @@
+"""Downstream heads of both families: image classification and segmentation."""
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
+
+from .losses import class_balanced_focal_loss
+from .losses_downstream import class_balanced_softmax_focal_loss, segmentation_loss
+
+
+def is_exclusive(config, labels: torch.Tensor, index_ndim: int) -> bool:
+    """Whether exactly one class holds: what `config.problem_type` says, else what `labels` look like.
+
+    As in transformers, what was found out is put into the config, where the pipelines read it.
+
+    Args:
+        index_ndim: number of dimensions that class indices would have.
+    Raises:
+        ValueError: regression.
+    """
+    if config.problem_type == "regression":
+        raise ValueError("problem_type: 'regression' is none of this model's; give a classification.")
+    if config.problem_type is None:
+        indices = labels.ndim == index_ndim and config.num_labels > 1
+        config.problem_type = f"{'single' if indices else 'multi'}_label_classification"
+    return config.problem_type == "single_label_classification"
+
+
+class ClassificationHead(nn.Module):
+    """A linear layer on the global feature, or on each label's own attention-weighted mean of the tokens.
+
+    "attention": label c's logit is the mean of linear_c(LayerNorm(token)), weighted by the softmax over the tokens of a
+    score of its own (label-wise attention, Mullenbach et al., NAACL 2018), so that small findings keep their place.
+
+    Args:
+        config: with `num_labels`, `problem_type`, `classifier_pooling`, `classifier_loss`, `examples_per_class`,
+            `class_balance_beta`, `focal_gamma`.
+        width: of the features.
+    Raises:
+        ValueError: `examples_per_class` has not one count per label.
+    """
+
+    def __init__(self, config, width: int):
+        super().__init__()
+        counts = config.examples_per_class
+        if counts is not None and len(counts) != config.num_labels:
+            raise ValueError(f"examples_per_class: {len(counts)} counts for {config.num_labels} labels; give one each.")
+        self.config = config
+        self.linear = nn.Linear(width, config.num_labels)
+        if config.classifier_pooling == "attention":
+            self.norm = nn.LayerNorm(width)
+            self.score = nn.Linear(width, config.num_labels)
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        tokens: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> ImageClassifierOutput:
+        """Logits (B, C), with labels the loss.
+
+        Args:
+            features: (B, D) global features. tokens: (B, N, D), patches last, row by row.
+            labels: (B, C) of 0 and 1, NaN left out, or with exclusive classes (B,) indices, negative ones left out.
+            output_attentions: give (B, C, N), the tokens' weights for each label, as `attentions`.
+        Raises:
+            ValueError: labels of another shape; attention asked of a head that has none.
+        """
+        attention = None
+        if self.config.classifier_pooling == "attention":
+            tokens = self.norm(tokens)
+            weights = self.score(tokens).softmax(dim=1)
+            logits = (weights * self.linear(tokens)).sum(dim=1)
+            attention = (weights.mT,) if output_attentions else None
+        elif output_attentions:
+            raise ValueError("output_attentions: the mean is taken over all alike; set classifier_pooling='attention'.")
+        else:
+            logits = self.linear(features)
+        loss = None if labels is None else self.loss(logits, labels)
+        return ImageClassifierOutput(loss=loss, logits=logits, attentions=attention)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`config.classifier_loss` of logits (B, C), a mean over the batch."""
+        config = self.config
+        exclusive = is_exclusive(config, labels, index_ndim=1)
+        balanced = config.classifier_loss == "focal"
+        counts, gamma = (config.examples_per_class, config.focal_gamma) if balanced else (None, 0.0)
+        labels = labels.to(logits.device)
+        if exclusive:
+            return class_balanced_softmax_focal_loss(logits, labels, counts, config.class_balance_beta, gamma)
+        if labels.ndim == 1 and config.num_labels == 1:
+            labels = labels[:, None]
+        return class_balanced_focal_loss(logits, labels, counts, config.class_balance_beta, gamma)
+
+
+class SegmentationHead(nn.Module):
+    """CoGaze's mask decoder (arXiv 2603.26049, supplement).
+
+    The latents (B, Q, D) are expanded to one token per patch by a 1x1 convolution over the tokens and added to the
+    projected patches (B, P, D); LayerNorm; as a map, four times [3x3 convolution, batch norm, ReLU, upsampling x 2];
+    one channel per label, resized to the picture.
+
+    Args:
+        config: with `grid_size`, `segmentation_channels`, `num_labels`, `problem_type`.
+        latents: Q. A family without latents gives its global feature as the only one: each patch then receives that
+            feature, scaled by a weight of the patch's own.
+        width: D.
+    """
+
+    def __init__(self, config, latents: int, width: int):
+        super().__init__()
+        self.config = config
+        rows, columns = config.grid_size
+        self.expand = nn.Conv1d(latents, rows * columns, kernel_size=1)
+        self.norm = nn.LayerNorm(width)
+        widths = [width, *config.segmentation_channels]
+        self.blocks = nn.Sequential(*(_block(before, after) for before, after in zip(widths, widths[1:], strict=False)))
+        self.classifier = nn.Conv2d(widths[-1], config.num_labels, kernel_size=1)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        patches: torch.Tensor,
+        size: tuple[int, int],
+        labels: torch.Tensor | None = None,
+    ) -> SemanticSegmenterOutput:
+        """Logits (B, C, H, W) at `size` (H, W), with labels the loss (`segmentation_loss`).
+
+        Raises:
+            ValueError: another number of patches than the config's; labels of another shape.
+        """
+        rows, columns = self.config.grid_size
+        if patches.shape[1] != rows * columns:
+            raise ValueError(
+                f"pixel_values: {patches.shape[1]} patches; the decoder is made for {rows} x {columns}, which pictures "
+                f"of {' x '.join(map(str, self.config.image_size))} pixels have."
+            )
+        tokens = self.norm(self.expand(latents) + patches)
+        maps = self.blocks(tokens.mT.unflatten(-1, (rows, columns)))
+        logits = nn.functional.interpolate(self.classifier(maps), size=size, mode="bilinear", align_corners=True)
+        loss = None
+        if labels is not None:
+            labels = labels.to(logits.device)
+            loss = segmentation_loss(logits, labels, exclusive=is_exclusive(self.config, labels, index_ndim=3))
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
+
+
+def _block(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+    )
+
+
+__all__ = ["ClassificationHead", "SegmentationHead"]

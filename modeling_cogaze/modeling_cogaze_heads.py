@@ -1,0 +1,121 @@
+"""CoGaze (arXiv 2603.26049) fine-tuned: image classification and segmentation."""
+
+import torch
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
+
+from .configuration_cogaze import CoGazeConfig
+from .heads import ClassificationHead, SegmentationHead
+from .modeling_cogaze import CoGazeForPreTraining, CoGazeModel, CoGazePreTrainedModel
+
+
+class CoGazeForImageClassification(CoGazePreTrainedModel):
+    """Linear head on the mean vision latent, or label-wise attention over vision latents and patches.
+
+    Opens pretraining checkpoints: the head alone is new then, and may begin as their disease head
+    (`take_disease_head`).
+    """
+
+    def __init__(self, config: CoGazeConfig):
+        super().__init__(config)
+        self.cogaze = CoGazeModel(config)
+        self.classifier = ClassificationHead(config, config.hidden_size)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        view_position_ids: torch.Tensor | None = None,
+        context_input_ids: torch.Tensor | None = None,
+        context_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs,
+    ) -> ImageClassifierOutput:
+        """Logits (B, C), and the loss of `config.classifier_loss`.
+
+        Args:
+            labels: (B, C) of 0 and 1, NaN left out; or (B,) indices of exclusive classes, negative ones left out.
+            output_attentions: with attention pooling, give the weights (B, C, Q + P) of latents and patches.
+
+        The rest as in `CoGazeModel.forward`; the context is used where it is given.
+        """
+        outputs = self.cogaze(
+            pixel_values,
+            view_position_ids,
+            context_input_ids,
+            context_attention_mask,
+            vision_features=vision_features,
+        )
+        tokens = torch.cat([outputs.vision_latents, outputs.patch_features], dim=1)
+        return self.classifier(outputs.image_features, tokens, labels, output_attentions)
+
+    @torch.no_grad()
+    def take_disease_head(self, pretrained: CoGazeForPreTraining) -> list[str]:
+        """Start the classifier from a pretraining model's disease head, where label names match; returns the names.
+
+        Case and underscores make no difference between names.
+
+        Raises:
+            ValueError: attention pooling, a pretraining without L_cls, or no name in common.
+        """
+        if self.config.classifier_pooling != "mean":
+            raise ValueError("classifier_pooling: a disease head reads the mean vision latent; set 'mean'.")
+        head = getattr(pretrained, "vision_classifier", None)
+        if head is None:
+            raise ValueError("pretrained: it was trained without L_cls and has no disease head.")
+        known = {_plain(name): row for row, name in enumerate(pretrained.config.label_names)}
+        taken = [(index, name) for index, name in self.config.id2label.items() if _plain(name) in known]
+        if not taken:
+            raise ValueError(
+                f"id2label: none of {list(self.config.id2label.values())} is in the pretrained disease head."
+            )
+        mine, theirs = [index for index, _ in taken], [known[_plain(name)] for _, name in taken]
+        for parameter in ("weight", "bias"):
+            getattr(self.classifier.linear, parameter)[mine] = getattr(head, parameter)[theirs].to(self.dtype)
+        return [name for _, name in taken]
+
+
+class CoGazeForSemanticSegmentation(CoGazePreTrainedModel):
+    """Masks from the vision latents and the projected patches (`SegmentationHead`)."""
+
+    def __init__(self, config: CoGazeConfig):
+        super().__init__(config)
+        self.cogaze = CoGazeModel(config)
+        self.decode_head = SegmentationHead(config, config.num_latents, config.hidden_size)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        view_position_ids: torch.Tensor | None = None,
+        context_input_ids: torch.Tensor | None = None,
+        context_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        **kwargs,
+    ) -> SemanticSegmenterOutput:
+        """Logits (B, C, H, W) at the pixels' size, and the loss.
+
+        Args:
+            labels: masks as in `segmentation_loss`: (B, C, H, W) for independent labels (for one also (B, H, W)), or
+                (B, H, W) indices of exclusive classes, the background first.
+
+        The rest as in `CoGazeModel.forward`; the context is used where it is given.
+        """
+        outputs = self.cogaze(
+            pixel_values,
+            view_position_ids,
+            context_input_ids,
+            context_attention_mask,
+            vision_features=vision_features,
+        )
+        size = self.config.image_size if pixel_values is None else pixel_values.shape[-2:]
+        return self.decode_head(outputs.vision_latents, outputs.patch_features, size, labels)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").casefold()
+
+
+__all__ = ["CoGazeForImageClassification", "CoGazeForSemanticSegmentation"]
