@@ -35,8 +35,13 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
     """A hash of an encoder's config and weights, the same on every machine and device."""
     fields = encoder.config.to_dict().items()
     fields = {name: value for name, value in fields if not name.startswith("_") and name not in _VOLATILE}
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
+    return weights_fingerprint(encoder, json.dumps(fields, sort_keys=True, default=str))
+
+
+def weights_fingerprint(module: nn.Module, prefix: str = "") -> str:
+    """A hash of a module's weights, and of `prefix`, the same on every machine and device."""
+    digest = hashlib.sha256(prefix.encode())
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
