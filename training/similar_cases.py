@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pyarrow.parquet
 import torch
@@ -35,6 +34,7 @@ from .scorers import Scorer, load_scorer
 FOLDER = "similar_cases"
 _COLUMNS = ("findings", "study_id", "patient_id", "image_id")
 _QUERIES = 4096
+_INNER_PRODUCT = 0  # faiss.METRIC_INNER_PRODUCT; datasets says how to install FAISS where it is missing
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SimilarCases:
         self.cases = cases.select_columns(list(_COLUMNS)).select(written)
         self.latents = _unit(np.asarray(latents)[written])
         self.encoder = encoder
-        self.cases.add_faiss_index_from_external_arrays(self.latents, "latents", metric_type=faiss.METRIC_INNER_PRODUCT)
+        self.cases.add_faiss_index_from_external_arrays(self.latents, "latents", metric_type=_INNER_PRODUCT)
         self._studies = np.array(self.cases["study_id"])
         self._patients = np.array([patient or "" for patient in self.cases["patient_id"]])
         self._per_study, self._per_patient = Counter(self._studies.tolist()), Counter(self._patients.tolist())
