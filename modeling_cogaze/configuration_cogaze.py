@@ -60,7 +60,7 @@ SIZES: dict[str, dict[str, Any]] = {
             "pad_token_id": None,
         },
     },
-    # Learns from random weights on two CPU cores. LayerNorm only: a sample's features depend on no other sample.
+    # Learns from random weights on two CPU cores.
     "tiny": {
         "vision_config": TINY_VISION,
         "text_config": TINY_TEXT,

@@ -9,16 +9,15 @@ from typing import Any, ClassVar, Literal
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-# Encoders that learn from random weights on two CPU cores. LayerNorm only: a sample's features depend on no other.
+# Encoders that learn from random weights on two CPU cores: overlapping strided convolutions keep thin lines and edges,
+# and batch normalisation lets so small a network learn within a few hundred steps.
 TINY_VISION: dict[str, Any] = {
-    "model_type": "convnext",
+    "model_type": "resnet",
     "image_size": 224,
-    "patch_size": 8,
-    "num_stages": 2,
-    "hidden_sizes": [48, 128],
-    "depths": [1, 3],
-    "layer_scale_init_value": 1.0,
-    "initializer_range": 0.05,
+    "layer_type": "basic",
+    "embedding_size": 16,
+    "hidden_sizes": [32, 64, 128],
+    "depths": [1, 1, 2],
 }
 TINY_SEGMENTATION_CHANNELS = [64, 32, 16, 16]
 TINY_TEXT: dict[str, Any] = {

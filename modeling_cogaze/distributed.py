@@ -2,6 +2,7 @@
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 def world_size() -> int:
@@ -53,3 +54,49 @@ def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     value = value.detach().clone()
     dist.all_reduce(value)
     return value / world_size()
+
+
+class _SumWithGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose training statistics are those of the joined batch of all processes, on any device.
+
+    (`torch.nn.SyncBatchNorm` does the same, on accelerators alone.) In training, a collective operation.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(hidden_states)
+        x = hidden_states.float()
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        sums = _SumWithGrad.apply(torch.cat([x.sum(dim=(0, 2, 3)), count]))
+        count = sums[-1]
+        mean = sums[:-1] / count
+        centred = x - mean[:, None, None]
+        variance = _SumWithGrad.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
+        return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(hidden_states.dtype)
+
+
+def share_batch_statistics(model: nn.Module) -> None:
+    """Turn the model's `nn.BatchNorm2d` into `SharedBatchNorm2d`; weights and their names stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d

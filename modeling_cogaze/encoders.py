@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, BertConfig, BertModel, PreTrainedConfig, PreTrainedModel
 
+from .distributed import share_batch_statistics
+
 
 def vision_tokens(outputs, num_patches: int) -> tuple[torch.Tensor | None, torch.Tensor]:
     """The global token (B, 1, D), None where there is none, and the patch tokens (B, P, D) of any vision backbone.
@@ -31,15 +33,17 @@ def vision_tokens(outputs, num_patches: int) -> tuple[torch.Tensor | None, torch
 
 
 def build_vision_encoder(vision_config: PreTrainedConfig) -> PreTrainedModel:
-    """A randomly initialised vision encoder.
+    """A randomly initialised vision encoder, whose batch normalisation is over the joined batch of all processes.
 
     One without attention to choose, such as a convolutional network, goes along with any attention implementation.
     """
     if AutoModel._model_mapping[type(vision_config)]._supports_sdpa:
-        return AutoModel.from_config(vision_config)
-    vision_config._attn_implementation = None
-    encoder = AutoModel.from_config(vision_config)
-    encoder._supports_sdpa = encoder._supports_flash_attn = True
+        encoder = AutoModel.from_config(vision_config)
+    else:
+        vision_config._attn_implementation = None
+        encoder = AutoModel.from_config(vision_config)
+        encoder._supports_sdpa = encoder._supports_flash_attn = True
+    share_batch_statistics(encoder)
     return encoder
 
 
