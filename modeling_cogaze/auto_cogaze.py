@@ -2,10 +2,12 @@
 
 from .configuration_cogaze import CoGazeConfig
 from .modeling_cogaze import CoGazeForPreTraining, CoGazeForZeroShotImageClassification, CoGazeModel
+from .modeling_cogaze_generation import CoGazeForConditionalGeneration
 from .modeling_cogaze_heads import CoGazeForImageClassification, CoGazeForSemanticSegmentation
 
 __all__ = [
     "CoGazeConfig",
+    "CoGazeForConditionalGeneration",
     "CoGazeForImageClassification",
     "CoGazeForPreTraining",
     "CoGazeForSemanticSegmentation",

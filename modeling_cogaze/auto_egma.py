@@ -2,10 +2,12 @@
 
 from .configuration_egma import EgmaConfig
 from .modeling_egma import EgmaForPreTraining, EgmaForZeroShotImageClassification, EgmaModel
+from .modeling_egma_generation import EgmaForConditionalGeneration
 from .modeling_egma_heads import EgmaForImageClassification, EgmaForSemanticSegmentation
 
 __all__ = [
     "EgmaConfig",
+    "EgmaForConditionalGeneration",
     "EgmaForImageClassification",
     "EgmaForPreTraining",
     "EgmaForSemanticSegmentation",

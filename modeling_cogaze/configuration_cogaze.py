@@ -92,6 +92,7 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
         perceiver_depth, num_latents, perceiver_heads, perceiver_head_dim, perceiver_ff_mult: the Perceiver.
         dropout: in the Perceiver's attention and feed-forward blocks.
         freeze_vision_encoder: keep the vision encoder in eval mode and without gradients.
+        freeze_encoder: the same of all but the report decoder, in a model that has one.
         use_context: False ignores indication and history (ablation).
         label_names: what the pretraining's disease heads predict.
         positives_per_class: training positives per label, for the class-balanced weights; None weighs all alike.
@@ -120,6 +121,7 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
         "AutoModelForZeroShotImageClassification": "CoGazeForZeroShotImageClassification",
         "AutoModelForImageClassification": "CoGazeForImageClassification",
         "AutoModelForSemanticSegmentation": "CoGazeForSemanticSegmentation",
+        "AutoModelForImageTextToText": "CoGazeForConditionalGeneration",
     }
 
     vision_config: dict | PreTrainedConfig | None = None
@@ -135,6 +137,7 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
     perceiver_ff_mult: int = 4
     dropout: float | int = 0.0
     freeze_vision_encoder: bool = True
+    freeze_encoder: bool = False
     use_context: bool = True
     label_names: list[str] | tuple[str, ...] = tuple(CHEXBERT_OBSERVATIONS)
     positives_per_class: list[int] | None = None

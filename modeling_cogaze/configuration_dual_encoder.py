@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, GPT2Config, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 # Encoders that learn from random weights on two CPU cores: overlapping strided convolutions keep thin lines and edges,
@@ -165,6 +165,44 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         """Rows and columns of patches at `image_size`."""
         (height, width), (down, across) = self.image_size, self.patch_stride
         return height // down, width // across
+
+    def add_decoder(self, tokenizer, **fields) -> "DualEncoderConfigMixin":
+        """Ask for a report decoder that writes `tokenizer`'s tokens; returns the config.
+
+        By default a GPT-2 as wide and as deep as the text encoder: for the paper's size, DistilGPT2's shape.
+
+        Args:
+            tokenizer: its beginning, end and padding tokens are the decoder's; BERT's [CLS] begins and [SEP] ends.
+            fields: of the decoder's config, `model_type` among them; others keep their defaults.
+
+        Raises:
+            ValueError: the tokenizer cannot begin or end a report; an unknown model_type.
+        """
+        begin = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        if begin is None or end is None:
+            raise ValueError("tokenizer: it has no token to begin or to end a report; set bos_token and eos_token.")
+        text = self.text_config
+        size = {
+            "n_embd": text.hidden_size,
+            "n_layer": text.num_hidden_layers,
+            "n_head": text.num_attention_heads,
+            "initializer_range": self.initializer_range,
+        }
+        defaults = {
+            "model_type": "gpt2",
+            "vocab_size": len(tokenizer),
+            "bos_token_id": begin,
+            "eos_token_id": end,
+            "pad_token_id": end if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+            "add_cross_attention": True,
+            "is_decoder": True,
+        }
+        if fields.get("model_type", "gpt2") == "gpt2":
+            defaults |= size
+            fields = {GPT2Config.attribute_map.get(name, name): value for name, value in fields.items()}
+        self.decoder_config = sub_config(defaults | fields, "decoder_config")
+        return self
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The decoder's config when asked for it and there is one, since caches are built from it."""

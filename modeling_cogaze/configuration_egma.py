@@ -27,6 +27,7 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
         projection_dim: width of the common space.
         pooled_text_layers: a sentence's feature is the mean of that many last hidden states.
         freeze_vision_encoder: keep the vision encoder in eval mode and without gradients.
+        freeze_encoder: the same of all but the report decoder, in a model that has one.
         similarity: what zero-shot scores are: "global" compares the pooled image with a sentence (paper),
             "fine_grained" takes the mean of z_I and z_T, which L_EGF trains.
         losses: what is summed, of "egf", "egm" (paper: both), and for ablations "mlce" (the gaze labels of L_EGF alone)
@@ -53,6 +54,7 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
         "AutoModelForZeroShotImageClassification": "EgmaForZeroShotImageClassification",
         "AutoModelForImageClassification": "EgmaForImageClassification",
         "AutoModelForSemanticSegmentation": "EgmaForSemanticSegmentation",
+        "AutoModelForImageTextToText": "EgmaForConditionalGeneration",
     }
     sizes = {
         # The paper's: Swin-Tiny, six layers of BioClinicalBERT.
@@ -85,6 +87,7 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
     projection_dim: int = 512
     pooled_text_layers: int = 4
     freeze_vision_encoder: bool = False
+    freeze_encoder: bool = False
     similarity: Literal["global", "fine_grained"] = "global"
     losses: list[str] | tuple[str, ...] = ("egf", "egm")
     contrastive_targets: Literal["single", "hybrid"] = "single"

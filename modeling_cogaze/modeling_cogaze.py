@@ -131,8 +131,8 @@ class CoGazePreTrainedModel(DualEncoderPreTrainedModel):
     config: CoGazeConfig
     base_model_prefix = "cogaze"
     _no_split_modules = ["PerceiverLayer", "CoGazeImageProjector"]
-    # The pretraining's heads, where a checkpoint with them is opened for something else.
-    _keys_to_ignore_on_load_unexpected = [r"^(vision|report)_classifier\."]
+    # Heads and decoders, where a checkpoint with them is opened for something else.
+    _keys_to_ignore_on_load_unexpected = [r"^((vision|report)_classifier|decoder|memory_projection)\."]
 
     @torch.no_grad()
     def _init_weights(self, module):

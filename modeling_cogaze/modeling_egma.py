@@ -86,6 +86,8 @@ class EgmaZeroShotOutput(ModelOutput):
 class EgmaPreTrainedModel(DualEncoderPreTrainedModel):
     config: EgmaConfig
     base_model_prefix = "egma"
+    # Decoders, where a checkpoint with one is opened for something else.
+    _keys_to_ignore_on_load_unexpected = [r"^(decoder|memory_projection)\."]
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -163,7 +163,19 @@ def split_sentences(text: str) -> list[str]:
             start = boundary.end()
         sentences.append(block[start:])
     sentences = [_ENUMERATOR.sub("", sentence).strip() for sentence in sentences]
-    return [sentence for sentence in sentences if re.search(r"\w", sentence)]
+    return [each for each in sentences if re.search(r"\w", each) and each.rstrip(": ") not in STRUCTURED_HEADERS]
+
+
+def sentence_spans(text: str) -> list[tuple[str, int, int]]:
+    """The sentences of `split_sentences` with the places of their first character and of one past the last."""
+    letters = [place for place, letter in enumerate(text) if not letter.isspace()]
+    dense, cursor, spans = "".join(text[place] for place in letters), 0, []
+    for sentence in split_sentences(text):
+        own = "".join(sentence.split())
+        begin = dense.index(own, cursor)
+        cursor = begin + len(own)
+        spans.append((sentence, letters[begin], letters[cursor - 1] + 1))
+    return spans
 
 
 # SRRG's findings template (Delbrouck et al., ACL 2025).

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image
+
+from processing.gaze_pictures import paint_gaze
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -26,24 +27,14 @@ def gaze_figure(rows: list[dict], path: str | Path, title: str) -> None:
         panels = {"radiograph": None, "recorded gaze": row["recorded"], "predicted from the sentence": row["predicted"]}
         axes = strip.subplots(1, len(panels))
         for axis, (name, overlay) in zip(axes, panels.items(), strict=True):
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(picture if overlay is None else paint_gaze(picture, overlay), cmap="gray", vmin=0, vmax=255)
             axis.set_title(name, fontsize=8, color="#555555")
             axis.axis("off")
-            if overlay is not None:
-                paint_map(axis, overlay, picture.size)
         if row.get("mask") is not None:
             mask = np.asarray(row["mask"].convert("L").resize(picture.size)) > 127
             if mask.any() and not mask.all():
                 axes[0].contour(mask, levels=[0.5], colors="#4cc9f0", linewidths=1)
     save_figure(figure, path)
-
-
-def paint_map(axis, values: np.ndarray, size: tuple[int, int]) -> None:
-    """A map over patches, smoothed to `size` (width, height), transparent where it is low."""
-    peak = float(values.max())
-    smooth = Image.fromarray(np.asarray(values / peak if peak > 0 else values, dtype=np.float32))
-    smooth = np.clip(np.asarray(smooth.resize(size, Image.Resampling.BICUBIC)), 0, 1)
-    axis.imshow(smooth, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.55 * smooth)
 
 
 def save_figure(figure, path: str | Path) -> None:

@@ -35,11 +35,13 @@ for source in (folder, again):
         assert type(loaded).__module__.startswith("transformers_modules."), type(loaded).__module__
         assert isinstance(loaded.config, sys.modules[type(loaded).__module__].CoGazeConfig)
         own = {"input_ids": inputs["report_input_ids"], "pixel_values": inputs["pixel_values"]}
+        own = own if "ZeroShot" in name else inputs
+        own = own | {"labels": inputs["report_input_ids"]} if "TextToText" in name else own
         with torch.no_grad():
-            result = loaded.eval()(**own if "ZeroShot" in name else inputs)
+            result = loaded.eval()(**own)
         if "logits_per_image" in result:
             outputs[f"{source}-{name}"] = result.logits_per_image.contiguous()
-        else:  # a downstream head, which the checkpoint lacks
+        else:  # a downstream head or decoder, which the checkpoint lacks
             assert result.logits.isfinite().all(), name
         if name == "AutoModelForPreTraining" and source == folder:
             loaded.save_pretrained(again)
@@ -50,7 +52,9 @@ save_file(outputs, results)
 def test_every_auto_class_opens_a_checkpoint_without_the_package(tmp_path):
     folder, again = tmp_path / "first", tmp_path / "again"
     torch.manual_seed(0)
-    model = CoGazeForPreTraining(CoGazeConfig.tiny(**SMALL)).eval()
+    decoder = {"model_type": "gpt2", "vocab_size": 300, "n_embd": 128, "n_layer": 1, "n_head": 2}
+    config = CoGazeConfig.tiny(**SMALL, decoder_config=decoder | {"add_cross_attention": True, "pad_token_id": 0})
+    model = CoGazeForPreTraining(config).eval()
     model.save_pretrained(folder)
     inputs = {"pixel_values": torch.randn(2, 3, 64, 64), "report_input_ids": torch.randint(0, 300, (2, 6))}
     save_file(inputs, tmp_path / "inputs.safetensors")

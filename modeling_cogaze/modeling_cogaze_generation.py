@@ -1,0 +1,106 @@
+"""CoGaze writes reports: a decoder reads the vision and context latents by cross-attention."""
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from .configuration_cogaze import CoGazeConfig
+from .modeling_cogaze import CoGazeModel, CoGazePreTrainedModel
+from .report_generation import EncodedImages, ReportGenerationMixin
+
+
+class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedModel):
+    """CoGaze with a report decoder over [vision latents; context latents].
+
+    Starts from a pretraining checkpoint by `from_pretraining`. With `config.freeze_encoder` the decoder alone is
+    trained, so that gaze maps and scores stay those of the pretraining.
+    """
+
+    def __init__(self, config: CoGazeConfig):
+        super().__init__(config)
+        self.cogaze = CoGazeModel(config)
+        self.build_decoder(config.hidden_size)
+        self.post_init()
+        self.train()
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        return [self.cogaze.logit_scale, self.cogaze.logit_scale_gaze]
+
+    def encode(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        view_position_ids: torch.Tensor | None = None,
+        context_input_ids: torch.Tensor | None = None,
+        context_attention_mask: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+    ) -> EncodedImages:
+        """Vision latents, then context latents (B, 2Q, D), and patches (B, P, D).
+
+        Arguments as in `CoGazeModel.forward`.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+            tokens, patches = self.cogaze.encode_patches(pixel_values, view_position_ids, vision_features)
+            latents = self.cogaze.encode_image(tokens, context_input_ids, context_attention_mask)
+        return EncodedImages(last_hidden_state=torch.cat(latents, dim=1), patch_features=patches)
+
+    def predict_gaze(
+        self,
+        patch_features: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_index: torch.Tensor,
+    ) -> torch.Tensor:
+        """(N, P) distributions over the patches (B, P, D) for sentences (N, L), as `CoGazeModel.get_gaze_maps`."""
+        sentences = self.cogaze.get_transcript_features(input_ids, attention_mask)
+        return self.cogaze.gaze_logits(patch_features, sentences, image_index).softmax(dim=-1)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        view_position_ids: torch.Tensor | None = None,
+        context_input_ids: torch.Tensor | None = None,
+        context_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: EncodedImages | tuple | None = None,
+        past_key_values=None,
+        use_cache: bool | None = None,
+        vision_features: torch.Tensor | None = None,
+        logits_to_keep: int = 0,
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        """Next-token logits, and with `labels` the loss.
+
+        Args:
+            pixel_values: (B, 3, H, W).
+            view_position_ids: (B,); unknown (0) by default.
+            context_input_ids, context_attention_mask: (B, Lc) indication and history; a row of zeros has none.
+            labels: (B, L) `[bos] report [eos]`, padding -100; shifted here.
+            decoder_input_ids: (B, L) in place of `labels`.
+            encoder_outputs: what `encode` gave, or (memory,) with memory (B, M, D), in place of the image.
+            vision_features: (B, P or 1 + P, W) stored tokens of the frozen vision encoder, in place of `pixel_values`.
+        """
+        idle = []
+        if encoder_outputs is None:
+            encoder_outputs = self.encode(
+                pixel_values, view_position_ids, context_input_ids, context_attention_mask, vision_features
+            )
+            if context_input_ids is None or not self.config.use_context:
+                idle = [*self.cogaze.text_model.parameters(), *self.cogaze.text_projector.parameters()]
+        elif not self.config.freeze_encoder:
+            idle = list(self.cogaze.parameters())
+        return self.run_decoder(
+            encoder_outputs,
+            labels,
+            decoder_input_ids,
+            decoder_attention_mask,
+            past_key_values,
+            use_cache,
+            logits_to_keep,
+            idle,
+            **kwargs,
+        )
+
+
+__all__ = ["CoGazeForConditionalGeneration"]

@@ -1,0 +1,86 @@
+"""EGMA writes reports: a decoder reads the projected image and patches by cross-attention."""
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from .configuration_egma import EgmaConfig
+from .losses import gaze_similarity
+from .modeling_egma import EgmaModel, EgmaPreTrainedModel
+from .report_generation import EncodedImages, ReportGenerationMixin
+
+
+class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
+    """EGMA with a report decoder over [pooled image; patches].
+
+    Starts from a pretraining checkpoint by `from_pretraining`. Its text encoder, which no report's loss reaches, stays
+    as it is.
+    """
+
+    def __init__(self, config: EgmaConfig):
+        super().__init__(config)
+        self.egma = EgmaModel(config)
+        self.build_decoder(config.projection_dim)
+        self.post_init()
+        self.train()
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        egma = self.egma
+        return [*egma.text_model.parameters(), *egma.text_projection.parameters(), egma.logit_scale]
+
+    def encode(self, pixel_values: torch.Tensor) -> EncodedImages:
+        """The projected pooled image, then its patches (B, 1 + P, D), and the patches alone."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+            pooled, patches = self.egma.encode_image(pixel_values)
+        return EncodedImages(last_hidden_state=torch.cat([pooled[:, None], patches], dim=1), patch_features=patches)
+
+    def predict_gaze(
+        self,
+        patch_features: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_index: torch.Tensor,
+    ) -> torch.Tensor:
+        """(N, P) distributions over the patches (B, P, D) for sentences (N, L), as `EgmaModel.get_gaze_maps`."""
+        sentences = self.egma.get_text_features(input_ids, attention_mask)
+        return (gaze_similarity(patch_features, sentences, image_index) * self.egma.scale).softmax(dim=-1)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: EncodedImages | tuple | None = None,
+        past_key_values=None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        """Next-token logits, and with `labels` the loss.
+
+        Args:
+            pixel_values: (B, 3, H, W).
+            labels: (B, L) `[bos] report [eos]`, padding -100; shifted here.
+            decoder_input_ids: (B, L) in place of `labels`.
+            encoder_outputs: what `encode` gave, or (memory,) with memory (B, M, D), in place of the image.
+        """
+        idle = []
+        if encoder_outputs is None:
+            encoder_outputs = self.encode(pixel_values)
+        elif not self.config.freeze_encoder:
+            idle = list(self.egma.parameters())
+        return self.run_decoder(
+            encoder_outputs,
+            labels,
+            decoder_input_ids,
+            decoder_attention_mask,
+            past_key_values,
+            use_cache,
+            logits_to_keep,
+            idle,
+            **kwargs,
+        )
+
+
+__all__ = ["EgmaForConditionalGeneration"]

@@ -1,0 +1,301 @@
+"""What the report generators of both families share: a decoder that reads an encoded image by cross-attention."""
+
+import inspect
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig
+from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.utils import ModelOutput
+
+from .distributed import mean_over_processes
+from .dual_encoder import zero_through
+from .encoders import copy_weights
+
+# What a processor's batch holds beside the inputs of an encoder. `generate` reads none of it: no reference can leak.
+NOT_FOR_GENERATION = (
+    "input_ids",
+    "attention_mask",
+    "report_input_ids",
+    "report_attention_mask",
+    "transcript_input_ids",
+    "transcript_attention_mask",
+    "transcript_image_index",
+    "transcript_is_full",
+    "gaze_targets",
+    "labels",
+    "study_ids",
+)
+
+
+@dataclass
+class EncodedImages(ModelOutput):
+    """What a decoder reads, (B, M, W), and the projected patches (B, P, D) that sentences are grounded in."""
+
+    last_hidden_state: torch.Tensor | None = None
+    patch_features: torch.Tensor | None = None
+
+
+@dataclass
+class GroundedReports(ModelOutput):
+    """Generated reports with their sentences' gaze.
+
+    Args:
+        sequences (R, L): token ids, as without grounding.
+        sentences: N texts, report by report.
+        sentence_report_index (N,): each sentence's row in `sequences`.
+        gaze_maps (N, P): where a radiologist who says the sentence is predicted to look, a distribution over the
+            patches, row by row.
+        map_confidence (N,): 1 - H(map) / log P, within 0 and 1: 0 for a map that is alike everywhere, 1 for a single
+            patch.
+        text_confidence (N,): mean over the sentence's tokens of the probability that the decoder gives them, whatever
+            search has found them.
+    """
+
+    sequences: torch.Tensor | None = None
+    sentences: list[str] | None = None
+    sentence_report_index: torch.Tensor | None = None
+    gaze_maps: torch.Tensor | None = None
+    map_confidence: torch.Tensor | None = None
+    text_confidence: torch.Tensor | None = None
+
+
+class ReportGenerationMixin(GenerationMixin):
+    """Encoder-decoder report generation for a `PreTrainedModel` whose base model is a dual encoder.
+
+    A class has `encode(...) -> EncodedImages`, which runs once per image; `predict_gaze(patch_features, input_ids,
+    attention_mask, image_index)`; and `idle_parameters()`, those of the base model that a report's loss never reaches.
+    """
+
+    def build_decoder(self, memory_width: int) -> None:
+        """Make `decoder` from `config.decoder_config`, and bring encoded images (B, M, memory_width) to its width.
+
+        Raises:
+            ValueError: the config has no decoder, or one without cross-attention.
+        """
+        decoder_config = self.config.decoder_config
+        if decoder_config is None:
+            raise ValueError(
+                "decoder_config: missing; call config.add_decoder(tokenizer), or open a pretraining checkpoint by "
+                f"{type(self).__name__}.from_pretraining(checkpoint, tokenizer)."
+            )
+        if not getattr(decoder_config, "add_cross_attention", False):
+            raise ValueError(
+                f"decoder_config: a {decoder_config.model_type} without cross-attention cannot read an image; set "
+                "add_cross_attention=True, where this kind of model has it, or take GPT-2."
+            )
+        # Beams, caches and special tokens are then those of an encoder and a decoder.
+        self.config.is_encoder_decoder = True
+        self.decoder = AutoModelForCausalLM.from_config(decoder_config)
+        if not any("cross" in name for name, _ in self.decoder.named_modules()):
+            raise ValueError(f"decoder_config: transformers' {decoder_config.model_type} has no cross-attention.")
+        same_width = memory_width == decoder_config.hidden_size
+        self.memory_projection = nn.Identity() if same_width else nn.Linear(memory_width, decoder_config.hidden_size)
+
+    @classmethod
+    def from_pretraining(
+        cls,
+        checkpoint: str | os.PathLike,
+        tokenizer,
+        decoder: str | os.PathLike | None = None,
+        config: PreTrainedConfig | None = None,
+        **decoder_fields,
+    ):
+        """A report generator on a pretrained encoder.
+
+        Args:
+            checkpoint: folder or Hub id of a pretraining checkpoint.
+            tokenizer: what reports are written in; CoGaze's own reads the context as well.
+            decoder: folder or Hub id of a pretrained causal language model, such as "distilgpt2"; its cross-attention
+                and the embeddings of tokens that it lacks are new. None: random weights.
+            config: of the encoder; the checkpoint's by default.
+            decoder_fields: of the decoder's config, as for `config.add_decoder`.
+        """
+        config = cls.config_class.from_pretrained(checkpoint) if config is None else config
+        pretrained = None
+        if decoder is not None:
+            pretrained = AutoModelForCausalLM.from_pretrained(decoder)
+            pretrained.resize_token_embeddings(len(tokenizer))
+            special = ("bos_token_id", "eos_token_id", "pad_token_id", "add_cross_attention", "is_decoder")
+            fields = {name: value for name, value in pretrained.config.to_dict().items() if name not in special}
+            decoder_fields = fields | decoder_fields
+        model = cls(config.add_decoder(tokenizer, **decoder_fields))
+        encoder = type(model.base_model).from_pretrained(checkpoint, config=config)
+        model.base_model.load_state_dict(encoder.state_dict())
+        if pretrained is not None:
+            lacking = [name for name in copy_weights(model.decoder, pretrained) if "cross" not in name]
+            if lacking:
+                raise ValueError(f"decoder: {decoder} lacks {lacking[:3]} in the shape of the decoder's config.")
+        return model
+
+    def adjust_generation_fn(self, *args, **kwargs) -> None:
+        """Part of `from_pretrained`; a checkpoint that comes without a decoder says nothing of its special tokens."""
+        super().adjust_generation_fn(*args, **kwargs)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(self.generation_config, name) is None:
+                setattr(self.generation_config, name, getattr(self.config.decoder_config, name))
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for parameter in self.idle_parameters():
+            parameter.requires_grad_(False)
+        if self.config.freeze_encoder:
+            self.base_model.requires_grad_(False).eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.decoder.get_output_embeddings()
+
+    def run_decoder(
+        self,
+        encoded: ModelOutput | tuple,
+        labels: torch.Tensor | None,
+        decoder_input_ids: torch.Tensor | None,
+        decoder_attention_mask: torch.Tensor | None,
+        past_key_values,
+        use_cache: bool | None,
+        logits_to_keep: int,
+        idle: list[nn.Parameter],
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        """The second half of `forward`. `idle`: parameters that this batch leaves out, which DDP waits for."""
+        if (labels is None) == (decoder_input_ids is None):
+            raise ValueError("labels and decoder_input_ids: give one of them.")
+        memory = encoded[0]
+        if labels is not None:
+            inputs, targets = labels[:, :-1], labels[:, 1:]
+            decoder_input_ids = inputs.masked_fill(inputs == -100, self.config.decoder_config.pad_token_id)
+            use_cache = False
+        if decoder_attention_mask is None:
+            # Padding lies on the right, behind the causal mask, and has no target: all tokens may be attended to.
+            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            decoder_attention_mask = decoder_input_ids.new_ones(len(memory), past + decoder_input_ids.shape[1])
+        outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            encoder_hidden_states=self.memory_projection(memory.to(self.decoder.dtype)),
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **{name: kwargs[name] for name in ("output_attentions", "output_hidden_states") if name in kwargs},
+        )
+        loss = None
+        if labels is not None:
+            loss = self._report_loss(outputs.logits, targets)
+            if self.training and idle:
+                loss = loss + zero_through(idle)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=outputs.logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=memory,
+        )
+
+    def _report_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy over the tokens of the batch, over all processes' batches in training."""
+        total = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
+        )
+        count = (targets != -100).sum().float()
+        return total / (mean_over_processes(count) if self.training else count)
+
+    def _reorder_cache(self, past_key_values, beam_idx: torch.Tensor):
+        """Part of beam search. All beams of an image read the same, so cross-attention's keys stay where they are."""
+        past_key_values.self_attention_cache.reorder_cache(beam_idx)
+        return past_key_values
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config=None,
+        return_grounding: bool = False,
+        processor=None,
+        **kwargs,
+    ):
+        """`GenerationMixin.generate`; images are encoded once, however many beams and steps there are.
+
+        Args:
+            inputs: (B, 3, H, W), as `pixel_values`.
+            return_grounding: also say where each sentence looks.
+            processor: the model's own, which splits reports into sentences; for `return_grounding`.
+            kwargs: the inputs of `encode`, or its result as `encoder_outputs`, and all that the stock `generate` takes.
+                What else a processor's batch holds (reports, transcripts, gaze, labels) is left aside.
+
+        Returns:
+            What the stock `generate` does; with `return_grounding`, `GroundedReports`.
+
+        Raises:
+            ValueError: grounding is asked for without a processor, or from `encoder_outputs` without patches.
+        """
+        if return_grounding and processor is None:
+            raise ValueError("processor: missing; return_grounding needs it to split reports into sentences.")
+        for name in NOT_FOR_GENERATION:
+            kwargs.pop(name, None)
+        if inputs is not None:
+            kwargs["pixel_values"] = inputs
+        own = {name: kwargs.pop(name) for name in inspect.signature(self.encode).parameters if name in kwargs}
+        encoded = kwargs.pop("encoder_outputs", None)
+        if encoded is None:
+            encoded = self.encode(**own)
+        if return_grounding and encoded.get("patch_features") is None:
+            raise ValueError("encoder_outputs: patch_features are missing, which sentences are grounded in.")
+        # Without the patches: beams multiply what is handed over.
+        memory = EncodedImages(last_hidden_state=encoded[0])
+        outputs = super().generate(generation_config=generation_config, encoder_outputs=memory, **kwargs)
+        if not return_grounding:
+            return outputs
+        return self.ground(outputs if isinstance(outputs, torch.Tensor) else outputs.sequences, encoded, processor)
+
+    @torch.no_grad()
+    def ground(self, sequences: torch.Tensor, encoded: EncodedImages, processor) -> GroundedReports:
+        """Where each sentence of reports looks, and how sure the model is of both.
+
+        Args:
+            sequences: (R, L) token ids, the same number of reports for each of the B encoded images, image by image.
+            encoded: what `encode` gave.
+            processor: has `locate_sentences` and `tokenize_sentences`.
+        """
+        located = [(row, *each) for row, found in enumerate(processor.locate_sentences(sequences)) for each in found]
+        device = sequences.device
+        rows = torch.tensor([row for row, *_ in located], dtype=torch.long, device=device)
+        image_of = torch.arange(len(sequences), device=device) // (len(sequences) // len(encoded[0]))
+        result = GroundedReports(
+            sequences=sequences, sentences=[text for _, text, _, _ in located], sentence_report_index=rows
+        )
+        if not located:
+            patches = encoded.patch_features
+            result.gaze_maps = patches.new_zeros(0, patches.shape[1])
+            result.map_confidence = result.text_confidence = patches.new_zeros(0)
+            return result
+        tokens = processor.tokenize_sentences(result.sentences).to(device)
+        maps = self.predict_gaze(
+            encoded.patch_features, tokens["input_ids"], tokens["attention_mask"], image_of[rows]
+        ).float()
+        entropy = -torch.special.xlogy(maps, maps).sum(dim=-1)
+        result.gaze_maps = maps
+        result.map_confidence = 1 - entropy / torch.tensor(maps.shape[1]).log()
+        begin, end = (torch.tensor(side, device=device) for side in zip(*((b, e) for *_, b, e in located), strict=True))
+        probabilities = self._token_probabilities(sequences, encoded[0][image_of])
+        places = torch.arange(sequences.shape[1], device=device)
+        inside = (places >= begin[:, None]) & (places < end[:, None])
+        result.text_confidence = (probabilities[rows] * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
+        return result
+
+    def _token_probabilities(self, sequences: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        """(R, L) the probability of each token after those before it; 1 for the first."""
+        outputs = self(decoder_input_ids=sequences[:, :-1], encoder_outputs=(memory,), use_cache=False)
+        chosen = outputs.logits.float().gather(-1, sequences[:, 1:, None])[..., 0]
+        probabilities = (chosen - outputs.logits.float().logsumexp(dim=-1)).exp()
+        return nn.functional.pad(probabilities, (1, 0), value=1.0)
+
+
+__all__ = ["EncodedImages", "GroundedReports", "ReportGenerationMixin"]

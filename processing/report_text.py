@@ -1,0 +1,91 @@
+"""Reports as a decoder writes them: to its labels, and from its tokens back to text and sentences."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchFeature
+
+from .gaze_pictures import paint_gaze
+from .radiographs import read_radiograph
+from .reports import sentence_spans
+
+IGNORED = -100
+
+
+class ReportTextMixin:
+    """What a processor with a `tokenizer` needs for report generation."""
+
+    @property
+    def report_tokens(self) -> tuple[int, int]:
+        """The ids that begin and end a report; BERT's [CLS] and [SEP] where there are no others."""
+        tokenizer = self.tokenizer
+        begin = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        return begin, end
+
+    def encode_reports(self, findings: Sequence[str]) -> torch.Tensor:
+        """(B, L) int64 `[begin] report [end]`, padded with -100 on the right.
+
+        A report of more tokens than `max_report_length` is cut, and then has no end.
+
+        Raises:
+            ValueError: a report is empty or no text; names its index.
+        """
+        texts = self._texts(findings, "findings")
+        if not all(texts):
+            raise ValueError(f"findings[{texts.index('')}]: the report is empty; leave the study out.")
+        begin, end = self.report_tokens
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        rows = [torch.tensor([begin, *row, end][: self.max_report_length]) for row in rows]
+        return pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+
+    def decode_reports(self, sequences: torch.Tensor) -> list[str]:
+        """The texts of generated sequences or of labels (R, L), without special tokens."""
+        return [self._decode(row).strip() for row in self._report_rows(sequences)]
+
+    def locate_sentences(self, sequences: torch.Tensor) -> list[list[tuple[str, int, int]]]:
+        """The sentences of each of (R, L) generated sequences: text, first token, one past the last one.
+
+        Headers of structured reports are no sentences. Places count from the sequence's beginning.
+        """
+        found = []
+        for row in self._report_rows(sequences):
+            # Characters decoded after each token: where a sentence's characters lie, there lie its tokens.
+            ends = [len(self._decode(row[: place + 1])) for place in range(len(row))]
+            spans = []
+            for sentence, begin, end in sentence_spans(self._decode(row)):
+                inside = [
+                    place
+                    for place, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True))
+                    if start < end and stop > begin
+                ]
+                spans.append((sentence, inside[0] + 1, inside[-1] + 2))
+            found.append(spans)
+        return found
+
+    def tokenize_sentences(self, sentences: Sequence[str]) -> BatchFeature:
+        """`input_ids` and `attention_mask` (N, L) of sentences as transcripts are read, for gaze maps."""
+        texts = self._texts(sentences, "sentences")
+        return BatchFeature(self._tokenize([self._TRANSCRIPT.format(t) for t in texts], self.max_transcript_length))
+
+    def paint_gaze(self, image, gaze_map) -> Image.Image:
+        """A radiograph (whatever `read_radiograph` takes) with a map (P,) over the patches of what the model saw."""
+        picture = read_radiograph(image, "image")
+        values = np.asarray(torch.as_tensor(gaze_map).float().cpu()).reshape(self.grid_size)
+        return paint_gaze(picture, values, self.crop_box(picture.size, picture.size))
+
+    def post_process_image_text_to_text(self, generated_outputs, **kwargs) -> list[str]:
+        """Part of the pipeline, which looks for the decoded prompt in what was generated: a space is no prompt."""
+        return [text.strip() for text in super().post_process_image_text_to_text(generated_outputs, **kwargs)]
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def _report_rows(self, sequences: torch.Tensor) -> list[list[int]]:
+        """The tokens between beginning and end."""
+        _, end = self.report_tokens
+        rows = [[token for token in row[1:] if token != IGNORED] for row in sequences.tolist()]
+        return [row[: row.index(end)] if end in row else row for row in rows]
