@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from transformers import BatchFeature, BitImageProcessor, ProcessorMixin
 
 from .gaze import clean_fixations, gaze_targets, heatmap_targets, validate_reading
 from .radiographs import read_radiograph
+from .report_text import ReportTextMixin
+from .targets import label_tensor, mask_tensor
 
 # Index 0 is "unknown". The rest are MIMIC-CXR's, the usual ones first.
 VIEW_POSITIONS = (
@@ -36,11 +39,8 @@ VIEW_POSITIONS = (
 # Rad-DINO's grey levels.
 IMAGE_MEAN, IMAGE_STD = 0.5307, 0.2583
 
-POSITIVE, UNCERTAIN = 1, 2
-LABEL_CODES = (0, POSITIVE, UNCERTAIN, -1)
 
-
-class CoGazeProcessor(ProcessorMixin):
+class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
     """Turns what a radiologist has, and what one looked at, into CoGaze's inputs. The only place that does.
 
     Args:
@@ -119,6 +119,7 @@ class CoGazeProcessor(ProcessorMixin):
         masks: Any = None,
         picture_size: Sequence | None = None,
         text: str | Sequence[str] | None = None,
+        report_labels: bool = False,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """One study or a list of them; every argument but `text` has one entry per image.
@@ -136,16 +137,20 @@ class CoGazeProcessor(ProcessorMixin):
             study_id: any names; the same name gives the same number everywhere.
             labels: per image a list of label codes (1 positive, 0 negative, 2 uncertain: counts as positive, -1 not
                 mentioned: counts as negative), or one class index.
-            masks: per image a mask of the whole radiograph at any size: PIL image or (height, width) array of class
-                indices, or of 0 and 255; None: nothing to segment.
+            masks: per image a mask of the whole radiograph at any size of its proportions: PIL image or (height, width)
+                array of class indices, or of 0 and 255; (C, height, width) of 0 and 1 for C independent labels; None:
+                nothing to segment.
             picture_size: (width, height) of the stored picture, where `images` is left out; default: `image_size`.
             text: prompts to be compared with the images, read as reports; any number.
+            report_labels: the findings are what a decoder is to write: `labels` (B, L) int64, `[begin] report [end]`
+                with padding -100, in place of report_ and transcript_ tensors.
             return_tensors: "pt" or "np".
 
         Returns:
             pixel_values (B, 3, H, W); view_position_ids (B,); context_, report_ and transcript_ input_ids and
             attention_mask; transcript_image_index and transcript_is_full (N,); gaze_targets (N, P); study_ids (B,);
-            labels (B, C) float32 or (B,) int64, or (B, H, W) int64 from masks; input_ids and attention_mask from text.
+            labels (B, C) float32 or (B,) int64, from masks (B, H, W) int64 or (B, C, H, W) float32; input_ids and
+            attention_mask from text.
             What an argument gives is left out where the argument is None; the context needs one of its two. Where no
             image of the batch has a context or gaze, its tensors are there and empty: masks of zeros, N = 0.
 
@@ -169,6 +174,10 @@ class CoGazeProcessor(ProcessorMixin):
             "masks": masks,
             "picture_size": picture_size,
         }
+        if report_labels:
+            if findings is None or labels is not None or masks is not None:
+                raise ValueError("report_labels: they are made of findings, and there can be no other labels.")
+            arguments |= {"gaze": None}
         given = _as_batch({name: value for name, value in arguments.items() if value is not None})
         if not given and text is None:
             raise ValueError("images: give at least one input.")
@@ -187,13 +196,15 @@ class CoGazeProcessor(ProcessorMixin):
         if boxes is None and ("gaze" in given or "masks" in given):
             raise ValueError("image_size: gaze and masks need the images, or image_size.")
 
+        if report_labels:
+            data["labels"] = self.encode_reports(given.pop("findings"))
         data |= self._reading_room(given, sizes, boxes)
         if "study_id" in given:
             data["study_ids"] = _study_numbers(given["study_id"])
         if "labels" in given:
-            data["labels"] = _label_targets(given["labels"])
+            data["labels"] = label_tensor(given["labels"])
         if "masks" in given:
-            data["labels"] = self._masks(given["masks"], sizes, boxes)
+            data["labels"] = mask_tensor(given["masks"], sizes, boxes, *self._pixel_size())
         if text is not None:
             prompts = self._texts([text] if isinstance(text, str) else text, "text")
             data |= self._tokenize([self._REPORT.format(p) for p in prompts], self.max_report_length)
@@ -201,10 +212,13 @@ class CoGazeProcessor(ProcessorMixin):
             data = {name: tensor.numpy() for name, tensor in data.items()}
         return BatchFeature(data)
 
-    def collate(self, records: Sequence[Mapping], on_bad_record: str = "raise") -> BatchFeature:
+    def collate(
+        self, records: Sequence[Mapping], on_bad_record: str = "raise", report_labels: bool = False
+    ) -> BatchFeature:
         """The data collator: records of the schema to a batch.
 
-        Findings and labels are left out where no record of the batch has any.
+        Findings and labels are left out where no record of the batch has any. Records may have `masks`, as in the call,
+        which take the place of label codes.
 
         Args:
             records: with `image` decoded or as {"bytes", "path"} (so that damaged files are found here). In its place
@@ -212,6 +226,7 @@ class CoGazeProcessor(ProcessorMixin):
                 a frozen encoder made of it, which go to the batch as they are. One with an `error` is unusable.
             on_bad_record: "raise", or "skip": leave out the records that cannot be used and count them in
                 `bad_records`.
+            report_labels: as in the call; label codes are left out.
 
         Raises:
             ValueError: a record is unusable, for example lacks findings or labels that others have; names its place
@@ -220,10 +235,15 @@ class CoGazeProcessor(ProcessorMixin):
         if on_bad_record not in ("raise", "skip"):
             raise ValueError(f"on_bad_record: {on_bad_record!r} is neither 'raise' nor 'skip'.")
         optional = [name for name in ("findings", "labels") if any(record.get(name) for record in records)]
+        if any("masks" in record for record in records):
+            optional = [*(name for name in optional if name != "labels"), "masks"]
+        if report_labels:
+            optional = ["findings"]
+        collate = partial(self._collate, optional=optional, report_labels=report_labels)
         try:
-            return self._collate(records, optional)
+            return collate(records)
         except ValueError:
-            reasons = {i: reason for i, record in enumerate(records) if (reason := self._fault(record, optional))}
+            reasons = {i: reason for i, record in enumerate(records) if (reason := _fault(collate, record))}
             if not reasons:
                 raise
             if on_bad_record == "raise" or len(reasons) == len(records):
@@ -232,27 +252,21 @@ class CoGazeProcessor(ProcessorMixin):
                 raise ValueError(f"records[{i}] (image_id {records[i].get('image_id')}): {reason}{all_bad}") from None
         worker = get_worker_info()
         self._bad_records[0 if worker is None else worker.id % 255 + 1] += len(reasons)
-        return self._collate([record for i, record in enumerate(records) if i not in reasons], optional)
+        return collate([record for i, record in enumerate(records) if i not in reasons])
 
     @property
     def bad_records(self) -> int:
         """How many records `collate(..., on_bad_record="skip")` has left out, here and in DataLoader workers."""
         return int(self._bad_records.sum())
 
-    def _fault(self, record: Mapping, optional: list[str]) -> str | None:
-        try:
-            self._collate([record], optional)
-        except ValueError as error:
-            return str(error)
-        return None
-
-    def _collate(self, records: Sequence[Mapping], optional: list[str]) -> BatchFeature:
+    def _collate(self, records: Sequence[Mapping], optional: list[str], report_labels: bool) -> BatchFeature:
         for record in records:
             if record.get("error"):
                 raise ValueError(record["error"])
         names = {"view_position", "study_id", "indication", "history", "gaze", *optional}
         named = {name: [record.get(name) for record in records] for name in names}
         named["image_size"] = [(record["image_width"], record["image_height"]) for record in records]
+        named["report_labels"] = report_labels
         if "picture_size" not in records[0]:
             return self(images=[record["image"] for record in records], **named)
         batch = self(picture_size=[record["picture_size"] for record in records], **named)
@@ -394,22 +408,20 @@ class CoGazeProcessor(ProcessorMixin):
             )
         return heatmap_targets(pictures, self.grid_size, size, box)
 
-    def _masks(self, masks, sizes, boxes) -> torch.Tensor:
+    def _pixel_size(self) -> tuple[int, int]:
+        """Height and width of the pixel values."""
         processor = self.image_processor
-        target = processor.crop_size if processor.do_center_crop else processor.size
-        height, width = target["height"], target["width"]
-        labels = np.zeros((len(masks), height, width), np.int64)
-        for i, (mask, size, box) in enumerate(zip(masks, sizes, boxes, strict=True)):
-            if mask is None:
-                continue
-            mask = np.asarray(mask)
-            if mask.ndim != 2 or mask.dtype.kind not in "bui":
-                raise ValueError(f"masks[{i}]: {mask.dtype} of shape {mask.shape}; give (height, width) class indices.")
-            mask = mask == 255 if np.isin(mask, (0, 255)).all() else mask
-            rows = _nearest(box[1], box[3], height, size[1], mask.shape[0])
-            columns = _nearest(box[0], box[2], width, size[0], mask.shape[1])
-            labels[i] = np.pad(mask, 1)[rows[:, None], columns]
-        return torch.from_numpy(labels)
+        size = processor.crop_size if processor.do_center_crop else processor.size
+        return size["height"], size["width"]
+
+
+def _fault(collate: Callable[[list[Mapping]], BatchFeature], record: Mapping) -> str | None:
+    """Why a record alone cannot be used."""
+    try:
+        collate([record])
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def study_number(name: str) -> int:
@@ -478,26 +490,3 @@ def _resized(width: int, height: int, size) -> tuple[int, int]:
 
 def _centred(side: int, crop: int) -> int:
     return int((side - crop) / 2) if crop <= side else -((crop - side) // 2)
-
-
-def _nearest(start: float, end: float, count: int, original: float, stored: int) -> np.ndarray:
-    """(count,) indices into a mask side padded by one on both ends, for the centres of the pixels shown."""
-    centres = start + (np.arange(count) + 0.5) * (end - start) / count
-    return np.clip(np.floor(centres * stored / original).astype(np.int64), -1, stored) + 1
-
-
-def _label_targets(labels: Sequence) -> torch.Tensor:
-    """Label codes to training targets (B, C) float32, or class indices (B,) int64."""
-    rows = [np.asarray([] if label is None else label) for label in labels]
-    for i, row in enumerate(rows):
-        if row.shape != rows[0].shape or row.size == 0:
-            raise ValueError(f"labels[{i}]: {row.size} entries, but labels[0] has {rows[0].size}; give one per name.")
-    codes = np.stack(rows)
-    known = np.isin(codes, LABEL_CODES) if codes.ndim > 1 else (codes >= 0) & (codes == codes.astype(np.int64))
-    if not known.all():
-        i = int(np.argwhere(~known)[0, 0])
-        allowed = "1 positive, 0 negative, 2 uncertain, -1 not mentioned" if codes.ndim > 1 else "class indices"
-        raise ValueError(f"labels[{i}]: {codes[i].tolist()} is outside the set ({allowed}).")
-    if codes.ndim == 1:
-        return torch.from_numpy(codes.astype(np.int64))
-    return torch.from_numpy(np.isin(codes, (POSITIVE, UNCERTAIN)).astype(np.float32))

@@ -219,6 +219,16 @@ def test_masks_are_cropped_like_the_pixels():
     np.testing.assert_array_equal(labels[2], 3 * expected)
 
 
+def test_masks_of_records_take_the_place_of_labels(processor):
+    records = [record(k, masks=np.full((1, 40, 48), k % 2, np.uint8)) for k in range(3)]
+    labels = processor.collate(records)["labels"]
+    assert labels.shape[:2] == (3, 1) and labels.ndim == 4
+    assert labels[1].any() and not labels[[0, 2]].any()
+    records[2]["masks"] = np.zeros((40, 40), np.uint8)
+    with pytest.raises(ValueError, match=r"records\[2\] \(image_id image-2\): masks"):
+        processor.collate(records)
+
+
 def test_masks_beyond_the_picture_are_background():
     processor = make_processor(size=24, crop=40)
     labels = processor(images=picture(), masks=np.ones((40, 48), np.uint8))["labels"][0]
