@@ -27,7 +27,7 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
         projection_dim: width of the common space.
         pooled_text_layers: a sentence's feature is the mean of that many last hidden states.
         freeze_vision_encoder: keep the vision encoder in eval mode and without gradients.
-        freeze_encoder: the same of all but the report decoder, in a model that has one.
+        freeze_encoder: the same of all but the report decoder or the downstream head, in a model that has one.
         similarity: what zero-shot scores are: "global" compares the pooled image with a sentence (paper),
             "fine_grained" takes the mean of z_I and z_T, which L_EGF trains.
         losses: what is summed, of "egf", "egm" (paper: both), and for ablations "mlce" (the gaze labels of L_EGF alone)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
+from .distributed import SharedBatchNorm2d
 from .losses import class_balanced_focal_loss
 from .losses_downstream import class_balanced_softmax_focal_loss, segmentation_loss
 
@@ -24,6 +25,20 @@ def is_exclusive(config, labels: torch.Tensor, index_ndim: int) -> bool:
         indices = labels.ndim == index_ndim and config.num_labels > 1
         config.problem_type = f"{'single' if indices else 'multi'}_label_classification"
     return config.problem_type == "single_label_classification"
+
+
+class DownstreamMixin:
+    """For a `PreTrainedModel` with a head on a dual encoder: `config.freeze_encoder` trains the head alone."""
+
+    def post_init(self):
+        super().post_init()
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.base_model.requires_grad_(False).eval()
+        return self
 
 
 class ClassificationHead(nn.Module):
@@ -149,10 +164,10 @@ class SegmentationHead(nn.Module):
 def _block(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(after),
+        SharedBatchNorm2d(after),
         nn.ReLU(),
         nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
     )
 
 
-__all__ = ["ClassificationHead", "SegmentationHead"]
+__all__ = ["ClassificationHead", "DownstreamMixin", "SegmentationHead"]

@@ -4,11 +4,11 @@ import torch
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from .configuration_cogaze import CoGazeConfig
-from .heads import ClassificationHead, SegmentationHead
+from .heads import ClassificationHead, DownstreamMixin, SegmentationHead
 from .modeling_cogaze import CoGazeForPreTraining, CoGazeModel, CoGazePreTrainedModel
 
 
-class CoGazeForImageClassification(CoGazePreTrainedModel):
+class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
     """Linear head on the mean vision latent, or label-wise attention over vision latents and patches.
 
     Opens pretraining checkpoints: the head alone is new then, and may begin as their disease head
@@ -76,7 +76,7 @@ class CoGazeForImageClassification(CoGazePreTrainedModel):
         return [name for _, name in taken]
 
 
-class CoGazeForSemanticSegmentation(CoGazePreTrainedModel):
+class CoGazeForSemanticSegmentation(DownstreamMixin, CoGazePreTrainedModel):
     """Masks from the vision latents and the projected patches (`SegmentationHead`)."""
 
     def __init__(self, config: CoGazeConfig):

@@ -4,11 +4,11 @@ import torch
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from .configuration_egma import EgmaConfig
-from .heads import ClassificationHead, SegmentationHead
+from .heads import ClassificationHead, DownstreamMixin, SegmentationHead
 from .modeling_egma import EgmaModel, EgmaPreTrainedModel
 
 
-class EgmaForImageClassification(EgmaPreTrainedModel):
+class EgmaForImageClassification(DownstreamMixin, EgmaPreTrainedModel):
     """Linear head on the projected pooled image, or label-wise attention over it and the patches."""
 
     def __init__(self, config: EgmaConfig):
@@ -35,7 +35,7 @@ class EgmaForImageClassification(EgmaPreTrainedModel):
         return self.classifier(pooled, torch.cat([pooled[:, None], patches], dim=1), labels, output_attentions)
 
 
-class EgmaForSemanticSegmentation(EgmaPreTrainedModel):
+class EgmaForSemanticSegmentation(DownstreamMixin, EgmaPreTrainedModel):
     """Masks from the projected patches; the pooled image stands in the place of CoGaze's latents."""
 
     def __init__(self, config: EgmaConfig):

@@ -186,6 +186,18 @@ def test_a_frozen_vision_encoder_stays_frozen(family, pretrained, pixels, task):
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_a_linear_probe_trains_the_head_alone(family, pretrained, task):
+    for model in (
+        build(family, task, freeze_encoder=True),
+        family[task].from_pretrained(pretrained, freeze_encoder=True),
+    ):
+        trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+        assert trained == {"classifier" if task == "classification" else "decode_head"}
+        model.train()
+        assert not any(module.training for module in model.base_model.modules())
+
+
 def test_stored_features_give_the_same_as_pixels(pixels):
     for task in ("classification", "segmentation"):
         model = build(FAMILIES["cogaze"], task, freeze_vision_encoder=True)
