@@ -66,6 +66,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "text_config": TINY_TEXT,
         "hidden_size": 128,
         "intermediate_size": 256,
+        "patch_positions": True,
         "perceiver_depth": 2,
         "num_latents": 16,
         "perceiver_heads": 4,
@@ -89,10 +90,11 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
         hidden_size: width of projected features, of the latents and of the embeddings.
         intermediate_size: inner width of the two projectors.
         view_positions: names of the view positions, index 0 = unknown.
+        patch_positions: add learned row and column embeddings to the patches, for convolutional vision encoders.
         perceiver_depth, num_latents, perceiver_heads, perceiver_head_dim, perceiver_ff_mult: the Perceiver.
         dropout: in the Perceiver's attention and feed-forward blocks.
         freeze_vision_encoder: keep the vision encoder in eval mode and without gradients.
-        freeze_encoder: the same of all but the report decoder, in a model that has one.
+        freeze_encoder: the same of all but the report decoder or the downstream head, in a model that has one.
         use_context: False ignores indication and history (ablation).
         label_names: what the pretraining's disease heads predict.
         positives_per_class: training positives per label, for the class-balanced weights; None weighs all alike.
@@ -130,6 +132,7 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
     hidden_size: int = 768
     intermediate_size: int = 1536
     view_positions: list[str] | tuple[str, ...] = tuple(VIEW_POSITIONS)
+    patch_positions: bool = False
     perceiver_depth: int = 3
     num_latents: int = 128
     perceiver_heads: int = 8

@@ -113,17 +113,42 @@ class CoGazeProjector(nn.Module):
 
 
 class CoGazeImageProjector(nn.Module):
-    """Adds the view position's embedding to every vision token, normalises and projects."""
+    """Adds the view position's embedding to every vision token, normalises and projects.
+
+    Patches of a convolutional network carry no position: with `patch_positions`, learned ones of their row and column
+    are added too, interpolated to other grids than the config's.
+    """
 
     def __init__(self, config: CoGazeConfig):
         super().__init__()
         width = vision_width(config.vision_config)
+        self.row_embedding = self.column_embedding = None
+        if config.patch_positions:
+            rows, columns = config.grid_size
+            self.row_embedding, self.column_embedding = nn.Embedding(rows, width), nn.Embedding(columns, width)
         self.view_position_embedding = nn.Embedding(len(config.view_positions), width)
         self.norm = CoGazeRMSNorm(width)
         self.projector = CoGazeProjector(width, config)
 
-    def forward(self, tokens: torch.Tensor, view_position_ids: torch.Tensor) -> torch.Tensor:
+    def _positions(self, rows: int, columns: int) -> torch.Tensor:
+        """(rows x columns, W)."""
+        down, across = (
+            embedding.weight
+            if len(embedding.weight) == length
+            else nn.functional.interpolate(embedding.weight.T[None], length, mode="linear")[0].T
+            for embedding, length in ((self.row_embedding, rows), (self.column_embedding, columns))
+        )
+        return (down[:, None] + across).flatten(0, 1)
+
+    def forward(
+        self, tokens: torch.Tensor, view_position_ids: torch.Tensor, grid_size: tuple[int, int]
+    ) -> torch.Tensor:
+        """(B, P or 1 + P, D) from the vision encoder's tokens (B, P or 1 + P, W) of a grid of P patches."""
         tokens = tokens + self.view_position_embedding(view_position_ids)[:, None]
+        if self.row_embedding is not None:
+            positions = self._positions(*grid_size)
+            others = tokens.shape[1] - len(positions)
+            tokens = tokens + nn.functional.pad(positions, (0, 0, others, 0))
         return self.projector(self.norm(tokens))
 
 
@@ -168,7 +193,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         global_token, patches = vision_tokens(outputs, num_patches)
         return (patches if global_token is None else torch.cat([global_token, patches], dim=1)), num_patches
 
-    def _stored_features(self, vision_features: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def _stored_features(self, vision_features: torch.Tensor) -> torch.Tensor:
         if not self.config.freeze_vision_encoder:
             raise ValueError("vision_features: the vision encoder is trained; freeze it, or give pixel_values.")
         rows, columns = self.config.grid_size
@@ -177,7 +202,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
                 f"vision_features: {vision_features.shape[1]} tokens; the vision encoder gives {rows} x {columns} "
                 "patches and at most one global token."
             )
-        return vision_features, rows * columns
+        return vision_features
 
     def encode_patches(
         self,
@@ -199,13 +224,15 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         if (pixel_values is None) == (vision_features is None):
             raise ValueError("pixel_values and vision_features: give one of them.")
         if vision_features is None:
-            tokens, num_patches = self.get_vision_features(pixel_values)
+            tokens = self.get_vision_features(pixel_values)[0]
+            down, across = self.config.patch_stride
+            grid_size = pixel_values.shape[2] // down, pixel_values.shape[3] // across
         else:
-            tokens, num_patches = self._stored_features(vision_features)
+            tokens, grid_size = self._stored_features(vision_features), self.config.grid_size
         if view_position_ids is None:
             view_position_ids = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
-        tokens = self.image_projector(tokens.to(self.dtype), view_position_ids)
-        return tokens, tokens[:, -num_patches:]
+        tokens = self.image_projector(tokens.to(self.dtype), view_position_ids, grid_size)
+        return tokens, tokens[:, -grid_size[0] * grid_size[1] :]
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden states (N, L, W) of the text encoder, before the projector; of no use where the mask is 0."""

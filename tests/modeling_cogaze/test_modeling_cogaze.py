@@ -509,3 +509,21 @@ def test_cxr_bert_loads_without_its_remote_code(pretrained_encoders, tmp_path):
     model = CoGazeModel.from_encoders(text=tmp_path, config=small_config())
     weight = model.text_model.encoder.layer[0].attention.self.query.weight
     assert weight.equal(text.encoder.layer[0].attention.self.query.weight)
+
+
+def test_patch_positions_tell_places_apart_on_any_grid():
+    torch.manual_seed(0)
+    model = CoGazeModel(small_config()).eval()
+    tokens = torch.randn(1, 1, 128).expand(1, 16, 128)
+    unknown = torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        same_grid = model.image_projector(tokens, unknown, (4, 4))
+        larger_grid = model.image_projector(tokens[:, :1].expand(1, 1 + 6 * 8, 128), unknown, (6, 8))
+        model.image_projector.row_embedding = None
+        without = model.image_projector(tokens, unknown, (4, 4))
+    apart = torch.cdist(same_grid, same_grid)[0] + torch.eye(16)
+    assert apart.min() > 1e-3
+    torch.testing.assert_close(without, without[:, :1].expand_as(without))
+    assert larger_grid.isfinite().all()
+    # The global token, before the patches, has no place.
+    torch.testing.assert_close(larger_grid[:, 0], without[:, 0])
