@@ -50,9 +50,11 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         grid_size: (rows, columns) of the vision encoder's patches.
         max_context_length, max_report_length, max_transcript_length: tokens kept, special tokens included.
         max_characters: a longer text is refused, not cut: it is no radiology text.
+        context_format: "sections" names indication and history, "plain" joins them, as for SRRG's structured reports.
 
     Raises:
-        ValueError: the first view position is not ""; the image processor lets pictures keep different sizes.
+        ValueError: the first view position is not ""; the image processor lets pictures keep different sizes; unknown
+            context_format.
     """
 
     _auto_class = "AutoProcessor"
@@ -70,6 +72,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         max_report_length: int = 200,
         max_transcript_length: int = 100,
         max_characters: int = 20_000,
+        context_format: str = "sections",
     ):
         super().__init__(image_processor, tokenizer)
         if not view_positions or view_positions[0] != "":
@@ -78,6 +81,9 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
             image_processor.do_resize and image_processor.size.get("height")
         ):
             raise ValueError("image_processor: pictures would keep different sizes; turn on do_center_crop.")
+        if context_format not in ("sections", "plain"):
+            raise ValueError(f"context_format: {context_format!r} is neither 'sections' nor 'plain'.")
+        self.context_format = context_format
         self.view_positions = list(view_positions)
         self.grid_size = list(grid_size)
         self.max_context_length = max_context_length
@@ -353,17 +359,18 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         indications = self._texts(indications or [""] * count, "indication")
         histories = self._texts(histories or [""] * count, "history")
         present = torch.tensor([bool(i or h) for i, h in zip(indications, histories, strict=True)])
-        texts = [
-            f"[CLS] {f'[INDICATION] {i}'.strip()} [SEP] {f'[HISTORY] {h}'.strip()}"
-            for i, h in zip(indications, histories, strict=True)
-            if i or h
-        ]
+        texts = [self._context_text(i, h) for i, h in zip(indications, histories, strict=True) if i or h]
         encoded = self._tokenize(texts, self.max_context_length, "context_")
         ids = torch.full((count, encoded["context_input_ids"].shape[1]), self.tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
         ids[present] = encoded["context_input_ids"]
         mask[present] = encoded["context_attention_mask"]
         return {"context_input_ids": ids, "context_attention_mask": mask}
+
+    def _context_text(self, indication: str, history: str) -> str:
+        if self.context_format == "plain":
+            return f"[CLS] {' '.join(filter(None, (indication, history)))}"
+        return f"[CLS] {f'[INDICATION] {indication}'.strip()} [SEP] {f'[HISTORY] {history}'.strip()}"
 
     def _reports(self, findings) -> dict[str, torch.Tensor]:
         texts = self._texts(findings, "findings")

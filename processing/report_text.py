@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchFeature
+from transformers import BatchFeature, LogitsProcessorList
 
 from .gaze_pictures import paint_gaze
 from .radiographs import read_radiograph
 from .reports import sentence_spans
+from .structured_generation import StructuredReportLogitsProcessor
 
 IGNORED = -100
 
@@ -70,6 +71,15 @@ class ReportTextMixin:
         """`input_ids` and `attention_mask` (N, L) of sentences as transcripts are read, for gaze maps."""
         texts = self._texts(sentences, "sentences")
         return BatchFeature(self._tokenize([self._TRANSCRIPT.format(t) for t in texts], self.max_transcript_length))
+
+    def structured_constraint(self, max_new_tokens: int | None = None) -> LogitsProcessorList:
+        """The `logits_processor` with which `generate` writes nothing but valid structured reports.
+
+        Give it the `max_new_tokens` of `generate`, so that no section is begun that cannot be finished. Raises as
+        `StructuredReportLogitsProcessor`.
+        """
+        length = None if max_new_tokens is None else 1 + max_new_tokens
+        return LogitsProcessorList([StructuredReportLogitsProcessor(self.tokenizer, 1, length)])
 
     def paint_gaze(self, image, gaze_map) -> Image.Image:
         """A radiograph (whatever `read_radiograph` takes) with a map (P,) over the patches of what the model saw."""

@@ -2,11 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processing.datasets.phantom_labeler import phantom_labels
+from processing.datasets.phantom_study import draw_study
+from processing.datasets.phantom_text import write_report
 from processing.reports import (
     STRUCTURED_HEADERS,
     parse_structured,
+    plain_findings,
+    sentence_spans,
     split_sections,
     split_sentences,
+    structure_findings,
     structured_validity,
     write_structured,
 )
@@ -173,3 +179,39 @@ def test_structured_reports_of_a_generator_parse_too():
 )
 def test_structured_validity(text, score):
     assert structured_validity(text) == pytest.approx(score)
+
+
+def test_phantom_findings_under_headers_say_the_same():
+    for index in range(150):
+        report = write_report(*draw_study("validation", index))
+        text = " ".join(sentence.text for sentence in report.findings)
+        structured = structure_findings(text)
+        assert structured_validity(structured) == 1.0
+        sections = parse_structured(structured)
+        assert sorted(each for findings in sections.values() for each in findings) == sorted(split_sentences(text))
+        assert phantom_labels(plain_findings(structured)) == phantom_labels(text)
+        # Only the technique names nothing known.
+        assert all(" of the chest " in sentence for sentence in sections.get("Other", []))
+    assert plain_findings(text) == text
+
+
+def test_sentences_go_under_what_they_name_first():
+    text = (
+        "Left pacemaker over the heart. Effusion with atelectasis. No free air. Normal heart and lungs. Rib fracture."
+    )
+    assert parse_structured(structure_findings(text)) == {
+        "Pleura": ["Effusion with atelectasis."],
+        "Cardiovascular": ["Normal heart and lungs."],
+        "Tubes, Catheters, and Support Devices": ["Left pacemaker over the heart."],
+        "Musculoskeletal and Chest Wall": ["Rib fracture."],
+        "Abdominal": ["No free air."],
+    }
+    assert structure_findings("") == ""
+
+
+@given(st.text(alphabet="ab. 1-\n:*?A", max_size=60))
+def test_spans_are_those_of_the_sentences(text):
+    spans = sentence_spans(text)
+    assert [sentence for sentence, _, _ in spans] == split_sentences(text)
+    for sentence, begin, end in spans:
+        assert "".join(text[begin:end].split()) == "".join(sentence.split())

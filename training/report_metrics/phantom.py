@@ -4,6 +4,7 @@ import numpy as np
 
 from processing.datasets.phantom_labeler import phantom_labels
 from processing.datasets.records import CHEXBERT_OBSERVATIONS, label_targets
+from processing.reports import plain_findings
 
 from .labels import label_scores
 from .predictions import ReportPairs
@@ -13,12 +14,13 @@ from .scores import MetricUnavailable, Score
 def phantom(pairs: ReportPairs, options=None) -> list[Score]:
     """Precision, recall and F1 over the observations, No Finding left out of the average.
 
-    The known labels of the file count as truth; without any, the labels of the reference text.
+    The known labels of the file count as truth; without any, the labels of the reference text. Headers of structured
+    reports say nothing.
     """
-    predicted = np.array([phantom_labels(text) for text in pairs.predictions])
+    predicted = np.array([phantom_labels(plain_findings(text)) for text in pairs.predictions])
     truth = pairs.labels
     if truth is None:
-        truth = np.array([phantom_labels(text) for text in pairs.references])
+        truth = np.array([phantom_labels(plain_findings(text)) for text in pairs.references])
     if truth.shape != predicted.shape:
         raise MetricUnavailable(
             f"the column labels holds {truth.shape[1]} codes per row; phantom studies have {predicted.shape[1]}, in "

@@ -1,0 +1,147 @@
+"""Report labels, generated text and its sentences, gaze over pictures."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import BitImageProcessor
+
+from processing import CoGazeProcessor, EgmaProcessor
+from processing.gaze_pictures import paint_gaze
+from processing.reports import split_sentences
+from processing.tokenization import build_tokenizer
+
+STRUCTURED = "Lungs and Airways:\n- No edema.\n- Mild left lower lobe opacity, 1.2 cm.\n\nPleura:\n- No effusion."
+REPORTS = ["The lungs are clear. No effusion. Discussed with Dr. Smith.", "Heart size is normal.", STRUCTURED]
+PICTURE = Image.fromarray(np.arange(60 * 80, dtype=np.uint8).reshape(60, 80))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(REPORTS * 2, 400)
+
+
+@pytest.fixture(scope="module")
+def processor(tokenizer):
+    size = {"shortest_edge": 32}, {"height": 32, "width": 32}
+    pictures = BitImageProcessor(size=size[0], crop_size=size[1])
+    return CoGazeProcessor(pictures, tokenizer, grid_size=(4, 4), max_report_length=48)
+
+
+def record(findings, **fields):
+    values = {"image": PICTURE, "image_width": 80, "image_height": 60, "image_id": "a", "study_id": "s"}
+    empty = {"view_position": "PA", "indication": "Cough.", "history": "", "gaze": [], "labels": [1, 0]}
+    return values | empty | {"findings": findings} | fields
+
+
+def test_labels_begin_and_end_and_come_back_as_text(processor, tokenizer):
+    labels = processor.encode_reports(REPORTS)
+    assert labels.dtype == torch.int64
+    for row, report in zip(labels.tolist(), REPORTS, strict=True):
+        tokens = [token for token in row if token != -100]
+        assert row[: len(tokens)] == tokens
+        assert tokens[0] == tokens[-1] == tokenizer.eos_token_id
+        assert tokens[1:-1] == tokenizer(report, add_special_tokens=False)["input_ids"]
+    assert processor.decode_reports(labels) == REPORTS
+    padded = labels.masked_fill(labels == -100, tokenizer.pad_token_id)
+    assert processor.decode_reports(padded) == REPORTS
+
+
+def test_a_report_that_is_cut_has_no_end(processor, tokenizer):
+    labels = processor.encode_reports(["No effusion. " * 40, "No effusion."])
+    assert labels.shape == (2, 48)
+    assert tokenizer.eos_token_id not in labels[0, 1:].tolist()
+    assert labels[1].tolist().count(tokenizer.eos_token_id) == 2
+
+
+def test_report_labels_take_the_place_of_reports_and_codes(processor):
+    batch = processor.collate([record(REPORTS[0]), record(REPORTS[1])], report_labels=True)
+    assert torch.equal(batch["labels"], processor.encode_reports(REPORTS[:2]))
+    assert not any(name.startswith(("report_", "transcript_", "gaze")) for name in batch)
+    assert "context_input_ids" in batch and "pixel_values" in batch
+
+
+def test_empty_and_missing_reports_are_named(processor):
+    with pytest.raises(ValueError, match=r"findings\[1\]: the report is empty"):
+        processor(images=[PICTURE] * 2, findings=["No effusion.", " "], report_labels=True)
+    with pytest.raises(ValueError, match="report_labels"):
+        processor(images=PICTURE, report_labels=True)
+    with pytest.raises(ValueError, match="report_labels"):
+        processor(images=PICTURE, findings="Clear.", labels=[1, 0], report_labels=True)
+    records = [record(REPORTS[0]), record("", image_id="b")]
+    with pytest.raises(ValueError, match=r"records\[1\] \(image_id b\)"):
+        processor.collate(records, report_labels=True)
+    batch = processor.collate(records, on_bad_record="skip", report_labels=True)
+    assert len(batch["labels"]) == 1
+
+
+def test_sentences_are_located_by_token(processor, tokenizer):
+    found = processor.locate_sentences(processor.encode_reports(REPORTS))
+    for report, sentences, row in zip(REPORTS, found, processor.encode_reports(REPORTS), strict=True):
+        assert [text for text, _, _ in sentences] == split_sentences(report)
+        for text, begin, end in sentences:
+            assert tokenizer.decode(row[begin:end]).strip() == text
+    assert [text for text, _, _ in found[2]] == ["No edema.", "Mild left lower lobe opacity, 1.2 cm.", "No effusion."]
+
+
+@given(st.lists(st.integers(0, 399), max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_any_tokens_can_be_located(processor, tokens):
+    row = torch.tensor([[tokens[0] if tokens else 0, *tokens]])
+    text = processor.decode_reports(row)[0]
+    for sentence, begin, end in processor.locate_sentences(row)[0]:
+        assert 1 <= begin < end <= row.shape[1]
+        assert "".join(sentence.split()) in "".join(text.split())
+
+
+def test_transcripts_are_tokenized_as_in_training(processor, tokenizer):
+    size = (80, 60)
+    reading = {
+        "sentences": [{"text": "No effusion.", "begin": 0.0, "end": 1.0}],
+        "fixations": [{"x": 9, "y": 9, "begin": 0.0, "end": 1.0, "sigma_x": 4, "sigma_y": 4, "shown": []}],
+    }
+    spoken = processor(images=PICTURE, gaze=reading, image_size=size)
+    tokens = processor.tokenize_sentences(["No effusion."])
+    assert torch.equal(tokens["input_ids"][0], spoken["transcript_input_ids"][0])
+
+
+def test_the_plain_context_has_no_section_names(tokenizer, processor):
+    plain = CoGazeProcessor(processor.image_processor, tokenizer, context_format="plain")
+    ids = plain(images=PICTURE, history="Smoker.", indication="Cough.")["context_input_ids"][0]
+    assert tokenizer.decode(ids) == tokenizer.decode(
+        tokenizer("[CLS] Cough. Smoker.", add_special_tokens=False)["input_ids"]
+    )
+    with pytest.raises(ValueError, match="context_format"):
+        CoGazeProcessor(processor.image_processor, tokenizer, context_format="none")
+
+
+def test_paint_is_where_the_map_is():
+    values = np.zeros((4, 4))
+    values[0, 3] = 1.0
+    painted = np.asarray(paint_gaze(PICTURE.convert("L"), values)).astype(int)
+    assert painted.shape == (60, 80, 3)
+    colour = painted.max(axis=2) - painted.min(axis=2)
+    row, column = np.unravel_index(colour.argmax(), colour.shape)
+    assert row < 20 and column >= 55
+    # A map over a part leaves the rest of the picture as it is.
+    part = np.asarray(paint_gaze(PICTURE, values, box=(10, 0, 70, 60)))
+    grey = np.asarray(PICTURE)
+    assert (part[:, :10] == grey[:, :10, None]).all() and (part[:, 70:] == grey[:, 70:, None]).all()
+    assert (part[:, 55:70] != grey[:, 55:70, None]).any()
+    for wrong in (values[0], values - 1, values * np.nan):
+        with pytest.raises(ValueError, match="gaze_map"):
+            paint_gaze(PICTURE, wrong)
+
+
+def test_the_processor_paints_what_the_model_saw(processor, tokenizer):
+    flat = np.full(16, 1 / 16)
+    seen = np.asarray(processor.paint_gaze(PICTURE, torch.tensor(flat))).astype(int)
+    coloured = (seen.max(axis=2) != seen.min(axis=2)).any(axis=0)
+    x0, _, x1, _ = processor.crop_box(PICTURE.size, PICTURE.size)
+    assert np.flatnonzero(coloured)[[0, -1]].tolist() == [round(x0), round(x1) - 1]
+    square = EgmaProcessor(
+        BitImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False), tokenizer, grid_size=(4, 4)
+    )
+    assert square.paint_gaze(PICTURE, flat).size == PICTURE.size
