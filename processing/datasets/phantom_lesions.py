@@ -70,18 +70,20 @@ class Scene:
         )
 
     def lung(self, window, side):
-        return np.isin(self.labels[window], LUNG_LABELS[side])
+        return is_any(self.labels[window], LUNG_LABELS[side])
 
     def centroid(self, *labels):
         window = self.window(labels)
-        return np.argwhere(np.isin(self.body.labels[window], labels)).mean(0) + [s.start for s in window]
+        return np.argwhere(is_any(self.body.labels[window], labels)).mean(0) + [s.start for s in window]
 
     def replace(self, window, density, where, label=None, shown=None):
-        """Set `density` (float or array, 1 = water) in `window` where `where`; returns the `Change`."""
-        old = self.density[window]
-        new = np.where(where, np.rint(np.float32(WATER) * density).astype(np.int16), old)
-        change = new - old
-        self.density[window] = new
+        """Set `density` (array, 1 = water) in `window` where `where`; returns the `Change`."""
+        present = self.density[window]
+        scaled = np.float32(WATER) * density
+        change = np.rint(scaled, out=scaled).astype(np.int16)
+        change -= present
+        change *= where
+        present += change
         if label is not None:
             self.labels[window][where] = label
         return Change(tuple(s.start for s in window), change, shown)
@@ -89,7 +91,17 @@ class Scene:
     def blend(self, window, density, share, label=None, shown=None):
         """As `replace`, mixing in a `share` of 0 to 1 of `density`."""
         old = self.density[window].astype(np.float32) / WATER
-        return self.replace(window, old + share * (density - old), share > 0, label, shown)
+        mixed = share * (density - old)
+        mixed += old
+        return self.replace(window, mixed, share > 0, label, shown)
+
+
+def is_any(labels, members):
+    """Where `labels` are one of a few: as `np.isin`, but faster."""
+    found = labels == members[0]
+    for member in members[1:]:
+        found |= labels == member
+    return found
 
 
 def mm_grid(window):
@@ -99,9 +111,22 @@ def mm_grid(window):
 
 def texture_in(window, rng):
     offset = rng.integers(TEXTURE_SIZE, size=3)
-    return texture()[
-        np.ix_(*[(np.arange(s.start, s.stop) + o) % TEXTURE_SIZE for s, o in zip(window, offset, strict=True)])
-    ]
+    x, y, z = ((np.arange(s.start, s.stop) + o) % TEXTURE_SIZE for s, o in zip(window, offset, strict=True))
+    return texture().take(z, 2).take(y, 1).take(x, 0)  # faster than all at once
+
+
+def _near(window, centre, reach):
+    """The part of `window` within `reach` (mm, one or one per axis) of the voxel `centre`, along each axis."""
+    parts = []
+    for s, c, r in zip(window, centre, np.broadcast_to(reach, 3) / SPACING, strict=True):
+        low, high = (int(np.clip(end, s.start, s.stop)) for end in (np.floor(c - r), np.ceil(c + r) + 1))
+        parts.append(slice(low, high))
+    return tuple(parts)
+
+
+def _inside(part, window):
+    """The slices of `part` counted from the first voxel of `window`."""
+    return tuple(slice(p.start - s.start, p.stop - s.start) for p, s in zip(part, window, strict=True))
 
 
 def _distance2(window, centre, radii=(1, 1, 1)):
@@ -127,9 +152,9 @@ def _seat(scene, labels, rng, depth, clear=1.0):
     """A random voxel of the lobes at least `depth` mm from the wall, where the film is among the `clear` share that
     heart, liver and spine cover least."""
     window = scene.window(labels)
-    inside = np.isin(scene.labels[window], labels)
+    inside = is_any(scene.labels[window], labels)
     if not inside.any():  # all of it has collapsed or drowned
-        inside = np.isin(scene.body.labels[window], labels)
+        inside = is_any(scene.body.labels[window], labels)
     wall = scene.body.wall[window]
     allowed = inside & (wall >= depth)
     if clear < 1:
@@ -148,12 +173,14 @@ def opacity(scene, lesion, rng):
     changes = []
     for labels in _lobes(lesion):
         window = scene.window(labels)
-        lobe = np.isin(scene.labels[window], labels)
+        lobe = is_any(scene.labels[window], labels)
         cover = np.zeros(lobe.shape, np.float32)
         for _ in range(1 + rng.integers(1, 4)):
             centre = _seat(scene, labels, rng, 8, clear=0.7)
             radii = (24 + 22 * lesion.severity) * rng.uniform(0.8, 1.3, 3)
-            cover = np.maximum(cover, np.clip(1.15 - _distance2(window, centre, radii), 0, 1))
+            near = _near(window, centre, 1.1 * radii)
+            patch = cover[_inside(near, window)]
+            np.maximum(patch, np.clip(1.15 - _distance2(near, centre, radii), 0, 1), out=patch)
         cover *= np.clip(0.8 + 0.35 * texture_in(window, rng), 0.1, 1.6)
         thin = np.clip((1e5 / max(lobe.sum(), 1)) ** (1 / 3), 1, 1.6)  # a thin lobe needs more to show as much
         added = np.float32((0.18 + 0.34 * lesion.severity) * thin) * cover
@@ -167,7 +194,7 @@ def consolidation(scene, lesion, rng):
     changes = []
     for labels in _lobes(lesion):
         window = scene.window(labels)
-        lobe = np.isin(scene.labels[window], labels)
+        lobe = is_any(scene.labels[window], labels)
         centre = _seat(scene, labels, rng, 6, clear=0.7)
         radii = (25 + 35 * lesion.severity) * rng.uniform(0.85, 1.2, 3)
         distance = np.sqrt(_distance2(window, centre, radii)) + 0.13 * texture_in(window, rng)
@@ -176,7 +203,10 @@ def consolidation(scene, lesion, rng):
         hilum = scene.body.zones[ZONES[f"{side} hilum"]]
         for _ in range(5):  # bronchi that still hold air
             end = centre + rng.normal(0, 0.4, 3) * radii / SPACING
-            share *= 1 - 0.85 * (_segment_distance2(window, hilum, end) < rng.uniform(1.5, 2.6) ** 2)
+            near = _near(window, (hilum + end) / 2, np.abs(end - hilum) / 2 * SPACING + 2.6)
+            share[_inside(near, window)] *= 1 - 0.85 * (
+                _segment_distance2(near, hilum, end) < rng.uniform(1.5, 2.6) ** 2
+            )
         changes.append(scene.blend(window, np.float32(1.0), share))
     return changes
 
@@ -219,11 +249,19 @@ def edema(scene, lesion, rng):
         lung = scene.lung(window, side)
         hilum = scene.body.zones[ZONES[f"{side} hilum"]]
         wing = np.clip(1 - _distance2(window, hilum - (0, 0, 6), (62, 75, 85)), 0, 1)
-        haze = (0.10 + 0.30 * severity) * wing * np.clip(0.9 + 0.45 * texture_in(window, rng), 0.1, 2.5)
+        uneven = texture_in(window, rng)  # in place from here on: these arrays are large
+        uneven *= 0.45
+        uneven += 0.9
+        added = (0.10 + 0.30 * severity) * wing
+        added *= np.clip(uneven, 0.1, 2.5, out=uneven)
         old = scene.density[window] / np.float32(WATER)
-        vessels = np.clip(old - 0.22, 0, 0.6) * (0.4 + 0.9 * severity)
-        added = haze + vessels + (0.15 + 0.35 * severity) * _septal_lines(window, lung, side, hilum, rng)
-        changes.append(scene.replace(window, np.minimum(old + added, 1.0), lung, shown=lung & (wing > 0.35)))
+        vessels = old - np.float32(0.22)
+        np.clip(vessels, 0, 0.6, out=vessels)
+        vessels *= 0.4 + 0.9 * severity
+        added += vessels
+        added[_septal_lines(window, lung, side, hilum, rng)] += 0.15 + 0.35 * severity
+        added += old
+        changes.append(scene.replace(window, np.minimum(added, 1.0, out=added), lung, shown=lung & (wing > 0.35)))
     return changes
 
 
@@ -244,7 +282,7 @@ def effusion(scene, lesion, rng):
     for side in _sides(lesion):
         labels = (*LUNG_LABELS[side], PLEURAL_AIR)
         window = scene.window(LUNG_LABELS[side])
-        pleural = np.isin(scene.labels[window], labels)
+        pleural = is_any(scene.labels[window], labels)
         _, y, z = mm_grid(window)
         wall = scene.body.wall[window].astype(np.float32)
         bottom, top = z[0, 0, 0], z[0, 0, -1]
@@ -301,7 +339,7 @@ def enlarge_heart(scene, cardiothoracic_ratio, roundness):
     lungs = scene.window(LUNG_LABELS["left"] + LUNG_LABELS["right"])[0]
     width = cardiothoracic_ratio * (lungs.stop - lungs.start) / (window[0].stop - window[0].start)
     width = max(width, 1.0)
-    heart = np.isin(scene.labels[window], HEART_LABELS).astype(np.float32)
+    heart = is_any(scene.labels[window], HEART_LABELS).astype(np.float32)
     heart = np.rint(ndimage.uniform_filter(heart, 3) * 128) / np.float32(128)
     scale = (width, 1 + (width - 1) * 0.7, 1 + (width - 1) * 0.75 * roundness)
     anchor = [s.start + share * (s.stop - s.start) for s, share in zip(window, (0.3, 0.4, 0.62), strict=True)]
@@ -316,26 +354,27 @@ def enlarge_heart(scene, cardiothoracic_ratio, roundness):
     grown = tuple(grown)
     yielding = scene.lung(grown, "left") | scene.lung(grown, "right") | (scene.labels[grown] == 0)
     share = (yielding & (scene.density[grown] < WATER)) * np.clip(heart * 2 - 0.5, 0, 1)
-    shown = (heart > 0.5) | np.isin(scene.labels[grown], HEART_LABELS)
+    shown = (heart > 0.5) | is_any(scene.labels[grown], HEART_LABELS)
     return scene.blend(grown, np.float32(1.05), share, label=HEART_LABELS[0], shown=shown)
 
 
 def wide_mediastinum(scene, lesion, rng):
     """The vascular pedicle widens: soft tissue takes the place of the lung beside the great vessels."""
     changes = []
-    carina = scene.body.boxes[TRACHEA, 2, 0]
+    carina, front = scene.body.boxes[TRACHEA, 2, 0], scene.centroid(TRACHEA)[1] + 4
     for side in ("left", "right"):
         window = scene.window(LUNG_LABELS[side])
+        width = (9 + 24 * lesion.severity) * rng.uniform(0.8, 1.2)
+        middle = carina + rng.uniform(4, 14)
+        tall = rng.uniform(38, 52)
+        window = (window[0], *_near(window, (0, front, middle), (0, 48, tall))[1:])
         lung = scene.lung(window, side)
         x, y, z = mm_grid(window)
         # Distance from the medial surface, row by row.
         edge = lung.argmax(0) if side == "left" else lung.shape[0] - 1 - lung[::-1].argmax(0)
         medial = np.abs(x - (x[0] + edge[None] * np.float32(SPACING)))
-        width = (9 + 24 * lesion.severity) * rng.uniform(0.8, 1.2)
-        middle = (carina + rng.uniform(4, 14)) * SPACING
-        along = np.clip(1 - ((z - np.float32(middle)) / np.float32(rng.uniform(38, 52))) ** 2, 0, 1)
-        front = (scene.centroid(TRACHEA)[1] + 4) * SPACING
-        around = np.clip(1 - ((y - np.float32(front)) / 48) ** 2, 0, 1)
+        along = np.clip(1 - ((z - np.float32(middle * SPACING)) / np.float32(tall)) ** 2, 0, 1)
+        around = np.clip(1 - ((y - np.float32(front * SPACING)) / 48) ** 2, 0, 1)
         reach = np.float32(width) * along * around
         share = lung * np.clip((reach - medial) / 3 + 0.3, 0, 1) * (reach > 1)
         changes.append(scene.blend(window, np.float32(1.05), share))
@@ -350,20 +389,22 @@ def atelectasis(scene, lesion, rng):
         lower = not lesion.lobe or "upper" not in lesion.lobe
         window = scene.window(LUNG_LABELS[side] if lower else labels)
         lung = scene.lung(window, side)
-        inside = np.isin(scene.labels[window], labels)
+        inside = is_any(scene.labels[window], labels)
         wall = scene.body.wall[window].astype(np.float32)
         old = scene.density[window] / np.float32(WATER)
         density = old.copy()
         for _ in range(1 + rng.integers(1, 3)):  # plates
             centre = _seat(scene, labels, rng, 8)
             tilt = rng.normal(0, 0.35, 2)
-            x, y, z = mm_grid(window)
+            radii = np.array([26 + 24 * lesion.severity, 34 + 20 * lesion.severity, 40])
+            near = _near(window, centre, radii)
+            x, y, z = mm_grid(near)
             cx, cy, cz = (np.float32(c * SPACING) for c in centre)
             height = z - cz - np.float32(tilt[0]) * (x - cx) - np.float32(tilt[1]) * (y - cy)
             thickness = np.float32(2.4 + 2.6 * lesion.severity)
-            extent = _distance2(window, centre, (26 + 24 * lesion.severity, 34 + 20 * lesion.severity, 40))
-            plate = np.clip(thickness - np.abs(height) + 0.5, 0, 1) * (extent < 1)
-            density = np.maximum(density, plate * np.float32(0.9))
+            plate = np.clip(thickness - np.abs(height) + 0.5, 0, 1) * (_distance2(near, centre, radii) < 1)
+            part = density[_inside(near, window)]
+            np.maximum(part, plate * np.float32(0.9), out=part)
         if lower:  # the diaphragm follows
             bottom = np.where(lung.any(2), lung.argmax(2), 0)[:, :, None] * np.float32(SPACING)
             z = mm_grid(window)[2]
@@ -413,7 +454,7 @@ def _break(scene, label, share, severity, rng, step):
     seed = outward[int((share if label not in RIB_LABELS["right"] else 1 - share) * (len(outward) - 1))]
     near = points[((points - seed) ** 2).sum(1) < 9**2]
     centre = near.mean(0)
-    axis = np.linalg.svd(near - centre)[2][0]
+    axis = np.linalg.svd(near - centre, full_matrices=False)[2][0]
     axis *= np.sign(axis[np.argmax(np.abs(axis))])
     window = scene.around(centre, 30)
     grid = np.stack(np.broadcast_arrays(*mm_grid(window)), -1) - np.float32(SPACING) * centre.astype(np.float32)

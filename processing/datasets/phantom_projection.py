@@ -2,13 +2,14 @@
 
 The source stands at the side away from the detector, `SOURCE_DISTANCE` from it. A plane parallel to the detector at
 distance t from it is magnified by SID / (SID - t), so the integral along rays is, over slabs of such planes, two
-small interpolation matrices per slab: `sum_d rows[d] @ slab[d] @ columns[d].T`. Patient size, breathing and
+sparse interpolation matrices per slab: `sum_d rows[d] @ slab[d] @ columns[d].T`. Patient size, breathing and
 rotation only change the coordinates at which the matrices interpolate.
 
 All factors are integers that float32 holds and adds exactly, so a projection has the same bits on every BLAS.
 """
 
 import numpy as np
+from scipy import sparse
 
 from .phantom_anatomy import SILHOUETTE_DEPTH, SILHOUETTE_STEP, SLAB, SPACING, WATER, Body
 
@@ -29,19 +30,49 @@ def _cubic_taps(fraction):
     )
 
 
-def _interpolation(positions, length):
-    """Positions (slab, pixel, sample) in voxels -> (slab, pixel, length) float32 of integer weights of sum `WEIGHT`."""
-    slabs, pixels, samples = positions.shape
-    weights = np.zeros((slabs, pixels, length), np.float32)
-    d, i = np.ogrid[:slabs, :pixels]
-    for sample in range(samples):
-        position = np.clip(positions[:, :, sample], 0, length - 1)
-        whole = np.floor(position).astype(np.int64)
-        outer_left, _, right, outer_right = (np.rint(w * WEIGHT) for w in _cubic_taps(position - whole))
-        taps = (outer_left, WEIGHT - outer_left - right - outer_right, right, outer_right)
-        for offset, tap in zip(range(-1, 3), taps, strict=True):
-            weights[d, i, np.clip(whole + offset, 0, length - 1)] += tap
-    return weights if samples == 1 else np.rint(weights / samples)
+class Interpolation:
+    """Cubic interpolation along one axis, at positions (plane, pixel, sample) in voxels averaged over the samples.
+
+    first: (plane, pixel) int32, the first voxel that a pixel takes from; weights: (plane, pixel, tap) float32, integers
+    of sum `WEIGHT` for the voxels from there on.
+    """
+
+    def __init__(self, positions, length):
+        positions = np.clip(positions, 0, length - 1)
+        whole = np.floor(positions)
+        outer_left, _, right, outer_right = (np.rint(w * WEIGHT) for w in _cubic_taps(positions - whole))
+        taps = np.stack([outer_left, WEIGHT - outer_left - right - outer_right, right, outer_right], -1)
+        voxels = np.clip(whole[..., None].astype(np.int32) + np.arange(-1, 3, dtype=np.int32), 0, length - 1)
+        planes, pixels, samples = positions.shape
+        taps, voxels = (a.reshape(planes * pixels, samples * 4) for a in (taps, voxels))
+        first = voxels.min(1)
+        span = int((voxels.max(1) - first).max()) + 1
+        place = voxels - first[:, None] + np.arange(len(first))[:, None] * span
+        weights = np.bincount(place.ravel(), taps.ravel(), len(first) * span)
+        self.first = first.reshape(planes, pixels)
+        self.weights = np.rint(weights / samples).astype(np.float32).reshape(planes, pixels, span)
+
+    def matrix(self, planes, start, length, summed=False):
+        """The sparse matrix that interpolates `length` voxels from `start` on, and the slice of pixels these reach.
+
+        Its columns are (plane, voxel), its rows (plane, pixel), or the pixels alone where `summed` over the planes.
+        """
+        first, weights = self.first[planes] - start, self.weights[planes]
+        span = weights.shape[2]
+        reached = np.flatnonzero(((first < length) & (first + span > 0)).any(0))
+        pixels = slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else slice(0, 0)
+        first, weights = first[:, pixels], weights[:, pixels]
+        voxels = first[:, :, None] + np.arange(span, dtype=np.int32)
+        if (first < 0).any() or (first > length - span).any():
+            weights = np.where((voxels >= 0) & (voxels < length), weights, 0)
+            voxels = np.clip(voxels, 0, length - 1)
+        count = len(first)
+        voxels = voxels + (np.arange(count, dtype=np.int32) * length)[:, None, None]
+        if summed:
+            weights, voxels, span = weights.swapaxes(0, 1), voxels.swapaxes(0, 1), count * span
+        ends = np.arange(0, weights.size + 1, span, dtype=np.int32)
+        shape = (len(ends) - 1, count * length)
+        return sparse.csr_array((weights.ravel(), voxels.ravel(), ends), shape=shape), pixels
 
 
 class AxisMap:
@@ -89,8 +120,8 @@ class Camera:
         self.slab_depth = axes[self.depth_axis].to_mm(starts + (SLAB - 1) / 2)
         edges = axes[self.depth_axis].to_mm(np.append(starts, shape[self.depth_axis]) - 0.5)
         self.unit = MM_PER_UNIT * (edges[-1] - edges[0]) / (SPACING * shape[self.depth_axis])
-        self.rows = _interpolation(self._voxels(2, self.slab_depth, image_size), shape[2])
-        self.columns = _interpolation(self._voxels(self.across_axis, self.slab_depth, image_size), self._width)
+        self.rows = Interpolation(self._voxels(2, self.slab_depth, image_size), shape[2])
+        self.columns = Interpolation(self._voxels(self.across_axis, self.slab_depth, image_size), self._width)
 
     @property
     def _width(self):
@@ -125,42 +156,51 @@ class Camera:
 
     def project(self, slabs):
         """(slab, Z, across) integers -> (S, S) float64 mm of water."""
-        return self._project(slabs, self.rows, self.columns)
+        return self._project(slabs, slice(0, len(slabs)), 0, 0)
 
-    def _project(self, slabs, rows, columns):
-        partial = np.rint(np.matmul(rows, slabs.astype(np.float32)) * np.float32(1 / WEIGHT))
-        image = np.matmul(partial, columns.transpose(0, 2, 1)).sum(0)
-        return image.astype(np.float64) * (self.unit / WEIGHT)
+    def _project(self, slabs, planes, low, left):
+        """As `project`, of the slabs `planes` whose first voxel is at `low` and `left`."""
+        count, height, width = slabs.shape
+        rows, v = self.rows.matrix(planes, low, height)
+        columns, u = self.columns.matrix(planes, left, width, summed=True)
+        pixels = v.stop - v.start
+        partial = (rows @ slabs.reshape(-1, width).astype(np.float32, copy=False)).reshape(count, pixels, width)
+        turned = np.empty((count, width, pixels), np.float32)
+        np.rint(np.multiply(partial.swapaxes(1, 2), np.float32(1 / WEIGHT), out=turned), out=turned)
+        image = np.zeros((self.image_size, self.image_size))
+        image[v, u] = (columns @ turned.reshape(count * width, pixels)).T
+        image *= self.unit / WEIGHT
+        return image
 
     def project_box(self, start, change):
-        """Path lengths (S, S) of a change of density (integers, `WATER` = water) whose first voxel is `start`."""
-        image = np.zeros((self.image_size, self.image_size))
-        if not change.any():
-            return image
+        """Path lengths (S, S) of a change of density (int16, `WATER` = water) whose first voxel is `start`."""
         depth, across = start[self.depth_axis], start[self.across_axis]
-        moved = np.moveaxis(change, (self.depth_axis, 2), (0, 1))
-        before, first = depth % SLAB, depth // SLAB
-        after = -(before + moved.shape[0]) % SLAB
-        moved = np.pad(moved, ((before, after), (0, 0), (0, 0)))
-        slabs = moved.reshape(-1, SLAB, *moved.shape[1:]).sum(1, dtype=np.int32)
-        planes = slice(first, first + len(slabs))
-        rows = self.rows[planes, :, start[2] : start[2] + change.shape[2]]
-        columns = self.columns[planes, :, across : across + moved.shape[2]]
-        v, u = (np.flatnonzero(m.any((0, 2))) for m in (rows, columns))
-        if len(v) and len(u):
-            v, u = slice(v[0], v[-1] + 1), slice(u[0], u[-1] + 1)
-            image[v, u] = self._project(slabs, rows[:, v], columns[:, u])
-        return image
+        moved = np.moveaxis(change, self.depth_axis, 0)
+        first = depth // SLAB
+        last = (depth + len(moved) - 1) // SLAB
+        slabs = np.zeros((last + 1 - first, *moved.shape[1:]), np.int16)
+        for offset in range(SLAB):
+            layer = (offset - depth) % SLAB  # the first that lies at `offset` within a slab
+            layers = moved[layer::SLAB]
+            begin = (depth + layer) // SLAB - first
+            slabs[begin : begin + len(layers)] += layers
+        return self._project(slabs.swapaxes(1, 2), slice(first, last + 1), start[2], across)
 
     def silhouettes(self, body: Body, size):
         """(structure, size, size) float32: share of each cell that each of `STRUCTURE_NAMES` covers."""
         flat = body.lateral_silhouettes if self.view == "LATERAL" else body.frontal_silhouettes
+        structures, planes, height, width = flat.shape
         thickness = SILHOUETTE_DEPTH * SILHOUETTE_STEP
-        voxels = np.minimum((np.arange(flat.shape[1]) + 0.5) * thickness, self.shape[self.depth_axis])
+        voxels = np.minimum((np.arange(planes) + 0.5) * thickness, self.shape[self.depth_axis])
         depth = self.axes[self.depth_axis].to_mm(voxels)
         rows, columns = (
-            _interpolation(self._voxels(axis, depth, size, samples=3) / SILHOUETTE_STEP, length)
-            for axis, length in ((2, flat.shape[2]), (self.across_axis, flat.shape[3]))
+            Interpolation(self._voxels(axis, depth, size, samples=3) / SILHOUETTE_STEP, length)
+            for axis, length in ((2, height), (self.across_axis, width))
         )
-        cover = np.matmul(np.matmul(rows, (flat > 0).astype(np.float32)), columns.transpose(0, 2, 1)).max(1)
-        return np.clip(cover / WEIGHT**2, 0, 1)
+        rows, _ = rows.matrix(slice(None), 0, height)
+        columns = columns.matrix(slice(None), 0, width)[0].toarray()
+        columns = columns.reshape(planes, size, planes, width)[range(planes), :, range(planes)]
+        cover = (flat > 0).transpose(1, 2, 0, 3).astype(np.float32, order="C")
+        cover = (rows @ cover.reshape(planes * height, -1)).reshape(planes, -1, width)
+        cover = np.matmul(cover, columns.swapaxes(1, 2)).max(0).reshape(size, structures, size)
+        return np.clip(cover.swapaxes(0, 1) / WEIGHT**2, 0, 1)

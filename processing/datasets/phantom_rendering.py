@@ -33,10 +33,11 @@ def render_study(plan: StudyPlan, image_size: int) -> list[Rendering]:
     """
     _check(plan, image_size)
     body = load_body(int(np.random.default_rng([plan.patient.seed, 1]).integers(BODIES)))
+    fluid = any(lesion.kind == "effusion" for lesion in plan.lesions)  # lies elsewhere in a recumbent patient
     scenes = {}
     renderings = []
     for view, seed in zip(plan.views, plan.view_seeds, strict=True):
-        upright = view != "AP"
+        upright = view != "AP" or not fluid
         if upright not in scenes:
             scenes[upright] = _put_lesions(body, plan, upright)
         renderings.append(_expose(body, plan, *scenes[upright], view, seed, image_size))
@@ -77,7 +78,8 @@ def _expose(body, plan, scene, healthy, parts, view, seed, size):
     camera = _aim(body, plan.patient, view, rng, size)
     bone_strength = np.random.default_rng([plan.patient.seed, 4]).uniform(0.75, 1.25) - 0.004 * (plan.patient.age - 50)
     slabs, bone = (body.lateral, body.lateral_bone) if view == "LATERAL" else (body.frontal, body.frontal_bone)
-    path = camera.project(np.rint(slabs + np.float32(bone_strength - 1) * bone))
+    slabs = slabs + np.float32(bone_strength - 1) * bone
+    path = camera.project(np.rint(slabs, out=slabs))
     path += _soft_tissue(body, plan.patient, camera) * np.clip(path / 60, 0, 1)
     for change in healthy:
         path += camera.project_box(change.start, change.density)
@@ -97,7 +99,9 @@ def _add_lesion(camera, parts, lesion):
     """Path length that a lesion adds, and where its mask shows it."""
     strokes = [p for p in parts if isinstance(p, Stroke)]
     added = draw(strokes, camera)
-    mask = ndimage.binary_dilation(added > 0.5, iterations=max(1, round(2.0 / camera.pixel)))
+    mask = added > 0.5
+    if strokes:
+        mask = ndimage.binary_dilation(mask, iterations=max(1, round(2.0 / camera.pixel)))
     for change in (p for p in parts if not isinstance(p, Stroke)):
         path = camera.project_box(change.start, change.density)
         added += path
