@@ -46,12 +46,13 @@ class Refused(Exception):
 
 
 class Hub:
-    """The server and what it holds. `large_files_accepted`: so many uploads of large files succeed, then none."""
+    """The server and what it holds. `refused_uploads`: which uploads of large files fail, by number from 1."""
 
     def __init__(self):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.contents: dict[str, bytes] = {}  # by SHA-1 as git names small files, by SHA-256 for large ones
-        self.large_files_accepted: int | None = None
+        self.uploads = 0
+        self.refused_uploads: set[int] = set()
         self.requests: list[str] = []
         self.lock = threading.Lock()
 
@@ -228,11 +229,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"transfer": "basic", "objects": objects})
 
     def store(self, oid: str) -> None:
-        left = self.hub.large_files_accepted
-        if left is not None:
-            if left == 0:
-                raise Refused(403, "the storage went away")
-            self.hub.large_files_accepted = left - 1
+        self.hub.uploads += 1
+        if self.hub.uploads in self.hub.refused_uploads:
+            raise Refused(403, "the storage went away")
         if hashlib.sha256(self.body).hexdigest() != oid:
             raise Refused(400, "the content is not what was announced")
         self.hub.contents[oid] = self.body

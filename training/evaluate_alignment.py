@@ -22,7 +22,7 @@ if __package__ in (None, ""):
 
 from processing.datasets.phantom import GALLERY_CLASSES, load_phantom_gallery
 from processing.datasets.phantom_labeler import phantom_labels
-from processing.datasets.records import label_names, label_targets
+from processing.datasets.records import facts_of, label_names, label_targets
 
 from .alignment_metrics import (
     auroc_per_label,
@@ -36,6 +36,7 @@ from .alignment_metrics import (
 )
 from .arguments import mapping, parse_arguments
 from .data import load_data
+from .feature_cache import weights_fingerprint
 from .files import write_json
 from .scorers import Scorer, load_scorer
 
@@ -85,8 +86,13 @@ def evaluate(scorer: Scorer, train, validation, test, gallery, prompts: dict, ro
     if gallery is not None:
         metrics |= retrieval(scorer, gallery, "retrieval", rounds, among=GALLERY_CLASSES)
     metrics |= gaze_agreement(scorer, train, test, rounds)
-    metrics["measured_on"] = f"{len(test)} images of {len(set(test['patient_id']))} patients. {ON_PHANTOM}"
-    return metrics
+    facts = facts_of(test)
+    measured = f"{len(test)} images of {len(set(test['patient_id']))} patients."
+    return metrics | {
+        "measured_on": f"{measured} {ON_PHANTOM}" if facts.get("source") == "phantom" else measured,
+        "test_data": {name: facts.get(name) for name in ("source", "split")},
+        "weights": weights_fingerprint(scorer.model),
+    }
 
 
 def zero_shot(scorer: Scorer, validation, test, prompts: dict, rounds: int) -> dict:
@@ -113,6 +119,7 @@ def zero_shot(scorer: Scorer, validation, test, prompts: dict, rounds: int) -> d
         )
         metrics[f"zero_shot_auroc{suffix}"] = per_finding
         if condition == "no_context":
+            metrics["zero_shot_groups"] = by_group(scores, targets, names, test, rounds)
             chosen_on = contrast(validation, condition)
             metrics["zero_shot_f1"] = {
                 name: f1_at(scores[:, c], targets[:, c], best_f1_threshold(chosen_on[:, c], known[:, c]))
@@ -125,6 +132,50 @@ def zero_shot(scorer: Scorer, validation, test, prompts: dict, rounds: int) -> d
                 2 * targets[:, c].mean() / (1 + targets[:, c].mean()) for c, n in enumerate(names) if n in per_finding
             )
     return metrics | {"zero_shot_macro_auroc_chance": 0.5}
+
+
+def by_group(scores: np.ndarray, targets: np.ndarray, names: list[str], dataset, rounds: int) -> dict:
+    """Macro AUROC among the images of one view position, of women or men, and of one range of age.
+
+    Args:
+        scores, targets: (N, C). rounds: at most 100 are drawn.
+    Returns:
+        attribute -> group -> {"images", "findings", "macro_auroc", "macro_auroc_interval"}; `findings` counts those
+        with positives and negatives enough among the group's images. Groups without any are left out.
+    """
+    attributes = {
+        "view position": [view or "unknown" for view in dataset["view_position"]],
+        "sex": [sex or "unknown" for sex in dataset["patient_sex"]],
+        "age": [_age_range(age) for age in dataset["patient_age"]],
+    }
+    patients = np.asarray(dataset["patient_id"])
+    found: dict = {}
+    for attribute, values in attributes.items():
+        for group in sorted(set(values)):
+            rows = np.flatnonzero(np.asarray(values) == group)
+            per_finding = auroc_per_label(scores[rows], targets[rows], names)
+            if per_finding:
+                kept = tuple(per_finding)
+                own = np.ix_(rows, [names.index(name) for name in kept])
+                found.setdefault(attribute, {})[group] = {
+                    "images": len(rows),
+                    "findings": len(kept),
+                    "macro_auroc": _mean(per_finding.values()),
+                    "macro_auroc_interval": grouped_bootstrap(
+                        lambda drawn, s=scores[own], t=targets[own], k=kept: _mean(
+                            auroc_per_label(s[drawn], t[drawn], k).values()
+                        ),
+                        patients[rows],
+                        min(rounds, 100),
+                    ),
+                }
+    return found
+
+
+def _age_range(age: float | None) -> str:
+    if age is None or not np.isfinite(age):
+        return "unknown"
+    return "0 to 39" if age < 40 else "40 to 59" if age < 60 else "60 to 79" if age < 80 else "80 and over"
 
 
 def retrieval(scorer: Scorer, dataset, prefix: str, rounds: int, among: Sequence[str] | None = None) -> dict:

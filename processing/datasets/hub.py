@@ -1,10 +1,14 @@
-"""A folder to a repository on the Hub: in one commit, and no more than has changed."""
+"""A folder to a repository on the Hub, in one commit, or to another folder: no more than has changed."""
 
+import filecmp
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
@@ -74,9 +78,8 @@ def upload(
         if head is not None and private and not head.private:
             raise ValueError(f"private: {repo} exists and is public; make it private on the Hub, or give another name.")
         stored = {} if head is None else _stored_files(api, repo, repo_type, head.sha)
-        done = _compared(files, stored, replaces)
         prefix = constants.REPO_TYPES_URL_PREFIXES.get(repo_type, "")
-        done.url = f"{api.endpoint}/{prefix}{repo}"
+        done = _compared(f"{api.endpoint}/{prefix}{repo}", files, stored, replaces, _is_stored)
         if dry_run or not (done.added or done.changed or done.deleted):
             return done
         if head is None:
@@ -88,6 +91,27 @@ def upload(
             repo, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha, num_threads=2
         )
     done.commit = commit.oid
+    return done
+
+
+def write_tree(folder: str | Path, to: str | Path, replaces: Sequence[str] = (), dry_run: bool = False) -> Upload:
+    """The same with a folder `to` in the repository's place.
+
+    Raises:
+        ValueError: there is nothing in `folder`.
+    """
+    files, to = files_of(folder), Path(to)
+    stored = files_of(to) if to.is_dir() and any(to.iterdir()) else {}
+    done = _compared(str(to), files, stored, replaces, partial(filecmp.cmp, shallow=False))
+    if not dry_run:
+        for path in (*done.added, *done.changed):
+            target = to / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = target.with_name(f"{target.name}.part")
+            shutil.copyfile(files[path], unfinished)
+            os.replace(unfinished, target)
+        for path in done.deleted:
+            stored[path].unlink()
     return done
 
 
@@ -122,18 +146,17 @@ def _stored_files(api: HfApi, repo: str, repo_type: str, commit: str) -> dict[st
     return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
-def _compared(files: dict[str, Path], stored: dict[str, RepoFile], replaces: Sequence[str]) -> Upload:
-    done = Upload(url="")
+def _compared(url: str, files: dict, stored: dict, replaces: Sequence[str], same: Callable) -> Upload:
+    done = Upload(url)
     for path, file in files.items():
-        entry = stored.get(path)
-        kind = done.added if entry is None else done.unchanged if _same(file, entry) else done.changed
-        kind.append(path)
+        unchanged = path in stored and same(file, stored[path])
+        (done.unchanged if unchanged else done.changed if path in stored else done.added).append(path)
     gone = stored.keys() - files.keys()
     done.deleted = sorted(path for path in gone if any(fnmatch.fnmatch(path, pattern) for pattern in replaces))
     return done
 
 
-def _same(file: Path, entry: RepoFile) -> bool:
+def _is_stored(file: Path, entry: RepoFile) -> bool:
     size = file.stat().st_size
     if size != entry.size:
         return False

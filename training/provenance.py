@@ -1,0 +1,68 @@
+"""What a checkpoint was made from and on, for its card."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+
+from processing.datasets.records import facts_of
+
+FACTS = ("train_runtime", "machine", "train_data", "pretrained", "started_from")
+
+
+def training_facts(runtime: float, train, init_from: str | None = None, encoders: Sequence[str | None] = ()) -> dict:
+    """What `training.json` says of a run beside its losses, without a path.
+
+    Args:
+        runtime: seconds.
+        train: the data set or stream that was trained on.
+        init_from: the checkpoint that training began with; what its own training.json says is kept.
+        encoders: names of pretrained parts; of a folder only its name is kept.
+    """
+    facts = {
+        "train_runtime": runtime,
+        "machine": machine_facts(),
+        "train_data": data_facts(train),
+        "pretrained": [_public_name(name) for name in encoders if name],
+    }
+    if init_from:
+        facts["started_from"] = {"name": _public_name(init_from)} | _earlier_facts(init_from)
+    return facts
+
+
+def data_facts(dataset) -> dict:
+    """Source (its name in `processing.datasets`), split and number of records of a `Dataset` or a stream."""
+    facts = facts_of(dataset) if isinstance(dataset, Dataset) else dataset.facts
+    records = len(dataset) if isinstance(dataset, Dataset) else dataset.total
+    return {name: facts.get(name) for name in ("source", "split")} | {"records": records}
+
+
+def machine_facts() -> dict:
+    """Processor, cores that this process may use, and GPUs."""
+    facts = {"processor": _processor(), "cores": len(os.sched_getaffinity(0))}
+    if torch.cuda.is_available():
+        facts["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return facts
+
+
+def _public_name(name: str) -> str:
+    return Path(name).name if Path(name).is_dir() else name
+
+
+def _earlier_facts(checkpoint: str) -> dict:
+    path = Path(checkpoint) / "training.json"
+    facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: facts[name] for name in FACTS if name in facts}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
