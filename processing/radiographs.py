@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import warnings
 from typing import Any
 
@@ -160,6 +161,7 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 
 def _from_dicom(data: bytes, name: str, max_pixels: int) -> Image.Image:
     try:
+        import pydicom.encaps
         import pydicom.pixels
     except ImportError as error:
         raise ImportError(f"{name}: reading DICOM needs `pip install pydicom pylibjpeg[all]`.") from error
@@ -171,6 +173,7 @@ def _from_dicom(data: bytes, name: str, max_pixels: int) -> Image.Image:
         raise ValueError(f"{name}: the DICOM is damaged or cut short; fetch the file again.") from error
     _check_dicom(dataset, name, max_pixels)
     try:
+        _check_coded(dataset, pydicom.encaps)
         stored = dataset.pixel_array
         share = _display_share(stored, dataset, pydicom.pixels) if stored.ndim == 2 else None
     except Exception as error:
@@ -220,6 +223,29 @@ def _check_dicom(dataset, name: str, max_pixels: int) -> None:
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         raise ValueError(f"{name}: a DICOM in palette colours is no radiograph; export it as a grey picture.")
     _check_size(int(dataset.Columns), int(dataset.Rows), name, max_pixels)
+
+
+def _check_coded(dataset, encaps) -> None:
+    """A decoder makes room for what the compressed picture says of its size, whatever the DICOM's header says."""
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        coded = _coded_size(encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
+        if coded not in (None, (dataset.Columns, dataset.Rows, dataset.SamplesPerPixel)):
+            raise ValueError(f"coded size {coded}")
+
+
+def _coded_size(coded: bytes) -> tuple[int, int, int] | None:
+    """Width, height and components that a JPEG, JPEG-LS or JPEG 2000 says it has."""
+    if (start := coded.find(b"\xff\x4f\xff\x51")) >= 0 and not coded.startswith(b"\xff\xd8"):
+        width, height, left, top = struct.unpack_from(">4I", coded, start + 8)
+        return width - left, height - top, *struct.unpack_from(">H", coded, start + 40)
+    place = 2
+    while coded.startswith(b"\xff\xd8") and place + 9 < len(coded) and coded[place] == 0xFF:
+        marker, length = struct.unpack_from(">BH", coded, place + 1)
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            height, width, components = struct.unpack_from(">HHB", coded, place + 5)
+            return width, height, components
+        place += 2 + length
+    return None
 
 
 def _display_share(stored: np.ndarray, dataset, pixels) -> np.ndarray:

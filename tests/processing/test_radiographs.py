@@ -8,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, SecondaryCaptureImageStorage
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from processing.radiographs import read_radiograph
 
@@ -256,3 +264,21 @@ def test_damaged_bytes_never_end_in_anything_but_a_value_error(noise, at):
                 read_radiograph(damaged)
         except ValueError:
             pass
+
+
+@pytest.mark.parametrize("kind, syntax", [("jpeg2000", JPEG2000Lossless), ("jpeg", JPEGBaseline8Bit)])
+def test_a_compressed_picture_of_another_size_than_its_dicom_says_is_not_decoded(kind, syntax):
+    def dicom(picture: Image.Image) -> bytes:
+        dataset = dcmread(io.BytesIO(as_dicom(NOISE)))
+        dataset.file_meta.TransferSyntaxUID = syntax
+        options = {"no_jp2": True} if kind == "jpeg2000" else {"quality": 95}
+        dataset.PixelData = encapsulate([as_file(picture, kind, **options)])
+        file = io.BytesIO()
+        dataset.save_as(file)
+        return file.getvalue()
+
+    picture = Image.fromarray(NOISE)
+    assert abs(pixels_of(dicom(picture)) - NOISE.astype(float)).mean() < 8
+    with pytest.raises(ValueError, match="cannot be decoded") as caught:
+        read_radiograph(dicom(picture.resize((640, 480))))
+    assert "(640, 480, 1)" in str(caught.value.__cause__)

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import BitImageProcessor
 
 from processing import CoGazeProcessor, EgmaProcessor
-from processing.gaze_pictures import paint_gaze
+from processing.gaze_pictures import gaze_layer, paint_gaze
 from processing.reports import split_sentences
 from processing.tokenization import build_tokenizer
 
@@ -145,3 +145,11 @@ def test_the_processor_paints_what_the_model_saw(processor, tokenizer):
         BitImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False), tokenizer, grid_size=(4, 4)
     )
     assert square.paint_gaze(PICTURE, flat).size == PICTURE.size
+
+
+def test_the_layer_is_what_paint_gaze_lays_over_a_radiograph():
+    values = np.random.default_rng(0).random((4, 4))
+    layer = gaze_layer(values, PICTURE.size)
+    over = Image.alpha_composite(PICTURE.convert("L").convert("RGBA"), layer).convert("RGB")
+    painted = paint_gaze(PICTURE, values)
+    assert np.abs(np.asarray(over).astype(int) - np.asarray(painted)).max() <= 2
