@@ -1,8 +1,8 @@
-"""EGMA on rendered radiographs: pretrain `tiny` with each of its losses left out in turn, and compare.
+"""EGMA on rendered radiographs: pretrain `tiny`, evaluate on unseen patients, draw gaze maps.
 
-    python -m training.demo_egma --output_dir outputs/demo
+    python -m training.demo_egma --output_dir outputs/demo --ablations clip egf egm
 
-All runs share data, seed and number of steps. The full one, L_EGF + L_EGM, is kept as `egma-tiny`.
+The full model, L_EGF + L_EGM, is kept as `egma-tiny`; the ablations share its data, seed and number of steps.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--config", default=str(CONFIG), help="what to pretrain: a config of training/pretrain.py")
     parser.add_argument("--epochs", type=float, help="of every run, in place of the config's")
     parser.add_argument("--studies", type=int, help="train on so many studies, and score as many at most")
-    parser.add_argument("--ablations", nargs="*", default=list(ABLATIONS), choices=list(ABLATIONS))
+    parser.add_argument("--ablations", nargs="*", default=[], choices=list(ABLATIONS), help="to compare with")
     arguments = parser.parse_args(argv)
     start = time.monotonic()
 
