@@ -37,14 +37,17 @@ class Measurement:
 
 
 def measurements(metrics: dict) -> list[Measurement]:
-    """The results in an evaluation's JSON: every number that has an interval.
+    """The results in an evaluation's JSON: every number that has an interval, but none of a single class.
 
-    Either `X` and `X_interval`, with `X_chance` and other baselines beside it, or, as `evaluate_reports.py` writes
-    them, `scores: {X: {value, low, high}}`.
+    `X` and `X_interval`, with `X_chance` and other baselines beside it; `scores: {X: {value, low, high}}` of
+    `evaluate_reports.py`; `metrics: {X: {mean, interval}}` of `finetune_*.py`.
     """
     if "scores" in metrics:
         rows = ((name, row) for name, row in metrics["scores"].items() if "low" in row)
         return [Measurement(name, row["value"], (row["low"], row["high"]), {}) for name, row in rows]
+    if "metrics" in metrics:
+        rows = ((name, row) for name, row in metrics["metrics"].items() if row["interval"] and "/" not in name)
+        return [Measurement(name, row["mean"], tuple(row["interval"]), {}) for name, row in rows]
     names = [name for name in metrics if f"{name}_interval" in metrics]
     baselines = {name + ending for name in names for ending in TEXTS["beside"]}
     found = []

@@ -210,7 +210,9 @@ def _without(value, names: Sequence[str]):
 def _open(stage: Path, config):
     """The model, if the stage holds exactly its weights."""
     model_class = getattr(modeling_cogaze, config.architectures[0])
-    model, info = model_class.from_pretrained(stage, output_loading_info=True)
+    loaded = model_class.from_pretrained(stage, output_loading_info=True)
+    # One that takes parts from other checkpoints compares the names by itself.
+    model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             keys = ", ".join(sorted(map(str, info[kind]))[:3])

@@ -145,6 +145,12 @@ def test_scores_of_reports_are_measurements_too():
     assert (found.name, found.value, found.interval) == ("BLEU4", 0.175, (0.17, 0.18))
 
 
+def test_scores_of_downstream_tasks_are_measurements_but_not_those_of_single_classes():
+    row = {"mean": 0.81, "std": None, "interval": [0.8, 0.82]}
+    found = measurements({"metrics": {"macro_auroc": row, "auroc/Edema": row, "macro_f1": row | {"interval": None}}})
+    assert [(each.name, each.value, each.interval) for each in found] == [("macro_auroc", 0.81, (0.8, 0.82))]
+
+
 def test_metrics_of_other_weights_and_without_intervals_are_refused(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps(METRICS | {"weights": "abc"}))
