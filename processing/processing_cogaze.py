@@ -15,7 +15,7 @@ from transformers import BatchFeature, BitImageProcessor, ProcessorMixin
 from .gaze import clean_fixations, gaze_targets, heatmap_targets, validate_reading
 from .radiographs import read_radiograph
 from .report_text import ReportTextMixin
-from .targets import label_tensor, mask_tensor
+from .targets import label_tensor, mask_tensor, masks_of_original
 
 # Index 0 is "unknown". The rest are MIMIC-CXR's, the usual ones first.
 VIEW_POSITIONS = (
@@ -279,6 +279,23 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         if "vision_features" in records[0]:
             batch["vision_features"] = torch.stack([record["vision_features"] for record in records])
         return batch
+
+    def post_process_masks(
+        self, logits: torch.Tensor, image_size: Sequence, picture_size: Sequence | None = None
+    ) -> list[torch.Tensor]:
+        """Predicted masks on the whole original radiographs, of a model with independent labels.
+
+        Args:
+            logits: (B, C, H, W) for this processor's pixel values.
+            image_size: B pairs (width, height) of the originals, in pixels.
+            picture_size: the same of the stored pictures, where their proportions differ; default: `image_size`.
+        Returns:
+            B tensors (C, height, width) of probabilities, zero where the pixels did not show the radiograph.
+        """
+        sizes = _sizes(image_size, image_size)
+        boxes = [self.crop_box(own, size) for own, size in zip(picture_size or sizes, sizes, strict=True)]
+        probabilities = logits.detach().float().sigmoid()
+        return [masks_of_original(*each) for each in zip(probabilities, sizes, boxes, strict=True)]
 
     def crop_box(self, picture_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[float, float, float, float]:
         """What part of the original the pixel values show: (x0, y0, x1, y1) in pixels of the original.

@@ -69,6 +69,30 @@ def mask_tensor(
     return torch.from_numpy(targets)
 
 
+def masks_of_original(
+    probabilities: torch.Tensor, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> torch.Tensor:
+    """A prediction in the geometry of the pixels, back on the whole radiograph, interpolated bilinearly.
+
+    Args:
+        probabilities: (C, H, W) over what the pixels show.
+        size: (width, height) of the original radiograph. box: (x0, y0, x1, y1) in its pixels that the pixels show.
+    Returns:
+        (C, height, width), zero outside the box.
+    """
+    # Pixel centres of the original, -1 and 1 being the box's edges.
+    x, y = (
+        ((torch.arange(round(side)) + 0.5 - start) / (end - start) * 2 - 1).to(probabilities)
+        for side, start, end in zip(size, box[:2], box[2:], strict=True)
+    )
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    sampled = torch.nn.functional.grid_sample(
+        probabilities[None], grid[None], padding_mode="border", align_corners=False
+    )[0]
+    inside = (y.abs() <= 1)[:, None] & (x.abs() <= 1)
+    return torch.where(inside, sampled, 0)
+
+
 def region_masks(record: Mapping, labels: Sequence[str] | None = None) -> np.ndarray:
     """A record's regions as masks of the whole radiograph, the union of all that bear a label.
 

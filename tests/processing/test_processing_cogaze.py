@@ -219,6 +219,20 @@ def test_masks_are_cropped_like_the_pixels():
     np.testing.assert_array_equal(labels[2], 3 * expected)
 
 
+def test_predicted_masks_come_back_on_the_original():
+    processor = make_processor(size=32, crop=24)
+    mask = np.zeros((400, 480), np.uint8)
+    mask[100:300, 200:400] = 1
+    labels = processor(images=picture(), image_size=(960, 800), masks=mask[None])["labels"]
+    (found,) = processor.post_process_masks((labels - 0.5) * 100, [(960, 800)])
+    assert found.shape == (1, 800, 960)
+    original = mask.repeat(2, axis=0).repeat(2, axis=1).astype(bool)
+    x0, y0, x1, y1 = map(round, processor.crop_box((48, 40), (960, 800)))
+    agree = ((found[0] > 0.5).numpy() == original)[max(y0, 0) : y1, max(x0, 0) : x1]
+    assert agree.mean() > 0.97
+    assert not found[0, :, : max(x0, 0)].any()
+
+
 def test_masks_of_records_take_the_place_of_labels(processor):
     records = [record(k, masks=np.full((1, 40, 48), k % 2, np.uint8)) for k in range(3)]
     labels = processor.collate(records)["labels"]

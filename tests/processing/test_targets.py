@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from processing.targets import mask_tensor, region_masks
+from processing.targets import mask_tensor, masks_of_original, region_masks
 
 
 def region(label, box=(0.0, 0.0, 1.0, 1.0), mask=None) -> dict:
@@ -87,3 +87,22 @@ def test_masks_of_different_size_meet_at_the_larger():
 
 def test_no_region_is_an_empty_mask_of_the_picture():
     assert region_masks(record()).shape == (1, 20, 40) and not region_masks(record(), ["a", "b"]).any()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(20, 60), st.integers(20, 60), st.integers(0, 1000))
+def test_what_was_cut_out_goes_back_to_its_place(height, width, seed):
+    """Of a smooth picture, so that interpolation costs little."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    smooth = torch.tensor(np.stack([x / width, y / height])).float()
+    x0, y0 = generator.uniform(-5, 5, 2)
+    box = (x0, y0, x0 + width * 0.8, y0 + height * 0.9)
+    columns = torch.tensor((box[0] + (np.arange(40) + 0.5) * (box[2] - box[0]) / 40 - 0.5) / width).float()
+    rows = torch.tensor((box[1] + (np.arange(30) + 0.5) * (box[3] - box[1]) / 30 - 0.5) / height).float()
+    shown = torch.stack([columns.expand(30, 40), rows[:, None].expand(30, 40)])
+    back = masks_of_original(shown, (width, height), box)
+    inside = torch.tensor((x > box[0] + 1) & (x < box[2] - 2) & (y > box[1] + 1) & (y < box[3] - 2))
+    torch.testing.assert_close(back[:, inside], smooth[:, inside], atol=2e-3, rtol=0)
+    outside = torch.tensor((x + 0.5 < box[0]) | (x + 0.5 > box[2]) | (y + 0.5 < box[1]) | (y + 0.5 > box[3]))
+    assert not back[:, outside].any()
