@@ -6,7 +6,7 @@ OUT ?= outputs
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-egma pretrain-phantom test test-all lint format metrics-env benchmarks clean
+.PHONY: setup demo demo-egma demo-egma-ablations space pretrain-phantom test test-all lint format metrics-env benchmarks clean
 
 setup: $(READY)
 
@@ -21,8 +21,18 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## render, pretrain, evaluate on unseen patients (15 minutes on two CPU cores)
 	$(BIN)/python -m training.demo --output_dir $(OUT)/demo
 
-demo-egma: setup  ## the same for EGMA, beside its ablations (10 minutes on two CPU cores)
+demo-egma: setup  ## the same for EGMA (10 minutes on two CPU cores)
 	$(BIN)/python -m training.demo_egma --output_dir $(OUT)/demo
+
+demo-egma-ablations: setup  ## and each of its losses alone (half an hour)
+	$(BIN)/python -m training.demo_egma --output_dir $(OUT)/demo --ablations clip egf egm
+
+ifndef COGAZE_MODEL
+space: export COGAZE_MODEL := $(OUT)/demo/cogaze-tiny-report
+space: export COGAZE_CLASSIFIER := $(OUT)/demo/cogaze-tiny
+endif
+space: setup  ## the Space on what `make demo` wrote; COGAZE_MODEL names another report generator
+	$(BIN)/python spaces/report_generation/app.py
 
 pretrain-phantom: setup  ## the longer recipe, and beside it without gaze and without labels
 	$(BIN)/python -m training.run_recipe --output_dir $(OUT)/pretrain-phantom
