@@ -51,6 +51,8 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         max_context_length, max_report_length, max_transcript_length: tokens kept, special tokens included.
         max_characters: a longer text is refused, not cut: it is no radiology text.
         context_format: "sections" names indication and history, "plain" joins them, as for SRRG's structured reports.
+        report_kind: what a report generator writes, "free_text" or "structured" (SRRG's headers).
+        parts: further tokenizers of a subclass, by name.
 
     Raises:
         ValueError: the first view position is not ""; the image processor lets pictures keep different sizes; unknown
@@ -73,8 +75,10 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         max_transcript_length: int = 100,
         max_characters: int = 20_000,
         context_format: str = "sections",
+        report_kind: str = "free_text",
+        **parts,
     ):
-        super().__init__(image_processor, tokenizer)
+        super().__init__(image_processor, tokenizer, **parts)
         if not view_positions or view_positions[0] != "":
             raise ValueError('view_positions: the first one stands for "unknown" and must be "".')
         if not image_processor.do_center_crop and not (
@@ -84,6 +88,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         if context_format not in ("sections", "plain"):
             raise ValueError(f"context_format: {context_format!r} is neither 'sections' nor 'plain'.")
         self.context_format = context_format
+        self.report_kind = report_kind
         self.view_positions = list(view_positions)
         self.grid_size = list(grid_size)
         self.max_context_length = max_context_length
@@ -358,10 +363,15 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
             texts.append(self._special.sub(" ", value).strip())
         return texts
 
+    @property
+    def text_tokenizer(self):
+        """The encoder's, for context, reports and transcripts."""
+        return self.tokenizer
+
     def _tokenize(self, texts: list[str], max_length: int, prefix: str = "") -> dict[str, torch.Tensor]:
         ids = mask = np.zeros((0, 1), np.int64)
         if texts:
-            encoded = self.tokenizer(
+            encoded = self.text_tokenizer(
                 texts,
                 add_special_tokens=self._ADD_SPECIAL_TOKENS,
                 padding=True,
@@ -378,7 +388,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         present = torch.tensor([bool(i or h) for i, h in zip(indications, histories, strict=True)])
         texts = [self._context_text(i, h) for i, h in zip(indications, histories, strict=True) if i or h]
         encoded = self._tokenize(texts, self.max_context_length, "context_")
-        ids = torch.full((count, encoded["context_input_ids"].shape[1]), self.tokenizer.pad_token_id)
+        ids = torch.full((count, encoded["context_input_ids"].shape[1]), self.text_tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
         ids[present] = encoded["context_input_ids"]
         mask[present] = encoded["context_attention_mask"]

@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 
 def parse_arguments(
@@ -71,3 +72,20 @@ def mapping(value: dict | str | None, argument: str) -> dict:
     if not isinstance(parsed, dict):
         raise ValueError(f"{argument}: {value!r} is no JSON object.")
     return parsed
+
+
+def checkpoint_to_resume(training: TrainingArguments) -> str | None:
+    """The checkpoint to go on from; "True" is the last one.
+
+    Raises:
+        ValueError: "True", and there is none.
+    """
+    asked = training.resume_from_checkpoint
+    if asked is None or str(asked).lower() in ("false", "none"):
+        return None
+    if str(asked).lower() != "true":
+        return str(asked)
+    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    if last is None:
+        raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {training.output_dir}.")
+    return last

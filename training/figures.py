@@ -1,6 +1,7 @@
 """Pictures of what a model looks at."""
 
 import os
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -34,6 +35,25 @@ def gaze_figure(rows: list[dict], path: str | Path, title: str) -> None:
             mask = np.asarray(row["mask"].convert("L").resize(picture.size)) > 127
             if mask.any() and not mask.all():
                 axes[0].contour(mask, levels=[0.5], colors="#4cc9f0", linewidths=1)
+    save_figure(figure, path)
+
+
+def grounding_figure(pictures: list, sentences: list[dict], path: str | Path, title: str | None = None) -> None:
+    """A report's sentences, each with the picture that its gaze map was painted on.
+
+    Each of `sentences` holds `text`, `map_confidence` and `text_confidence`, which stand below it.
+    """
+    columns = min(3, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = plt.figure(figsize=(4.2 * columns, 4.6 * rows + 0.4), layout="constrained", facecolor="white")
+    if title:
+        figure.suptitle(title, fontsize=9, color="#555555")
+    for place, (picture, sentence) in enumerate(zip(pictures, sentences, strict=True), 1):
+        axis = figure.add_subplot(rows, columns, place)
+        axis.imshow(picture)
+        axis.axis("off")
+        confidence = f"text {sentence['text_confidence']:.2f}, map {sentence['map_confidence']:.2f}"
+        axis.set_title(f"{textwrap.fill(sentence['text'], 46)}\n({confidence})", fontsize=9)
     save_figure(figure, path)
 
 

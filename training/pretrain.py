@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from transformers import AutoTokenizer, EarlyStoppingCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 if __package__ in (None, ""):  # run as a file, by `accelerate launch`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,7 +20,7 @@ from processing import CoGazeProcessor, EgmaProcessor
 from processing.datasets.records import label_names
 from processing.tokenization import build_tokenizer, cogaze_tokenizer
 
-from .arguments import mapping, parse_arguments
+from .arguments import checkpoint_to_resume, mapping, parse_arguments
 from .data import (
     AlignedAugmentation,
     PretrainingCollator,
@@ -32,6 +31,7 @@ from .data import (
 )
 from .feature_cache import FeatureCache
 from .files import write_json
+from .provenance import training_facts
 from .streams import StreamLoader, StreamState, TrainingStream
 from .trainer import PartsTrainer
 
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> dict:
         if reasons:
             print(f"Skipped {sum(reasons.values())} unusable {split} records: {dict(reasons)}")
 
-    checkpoint = _checkpoint(training)
+    checkpoint = checkpoint_to_resume(training)
     callbacks = []
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> dict:
         callbacks=callbacks,
         learning_rate_factors=mapping(arguments.learning_rate_factors, "learning_rate_factors"),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
@@ -158,6 +158,8 @@ def main(argv: list[str] | None = None) -> dict:
             "train_records": train.total if isinstance(train, TrainingStream) else len(train),
             "processes": training.world_size,
         }
+        encoders = (arguments.vision_encoder, arguments.text_encoder)
+        summary |= training_facts(trained.metrics["train_runtime"], train, arguments.init_from, encoders)
         write_json(Path(training.output_dir) / "training.json", summary)
     return metrics
 
@@ -202,23 +204,6 @@ def _settings(arguments: PretrainArguments, train) -> dict:
     return fields | by_hand
 
 
-def _checkpoint(training: TrainingArguments) -> str | None:
-    """The checkpoint to go on from; "True" is the last one.
-
-    Raises:
-        ValueError: "True", and there is none.
-    """
-    asked = training.resume_from_checkpoint
-    if asked is None or str(asked).lower() in ("false", "none"):
-        return None
-    if str(asked).lower() != "true":
-        return str(asked)
-    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    if last is None:
-        raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {training.output_dir}.")
-    return last
-
-
 def _feature_cache(arguments: PretrainArguments, model, processor) -> FeatureCache | None:
     if arguments.feature_cache is None:
         return None
@@ -230,11 +215,7 @@ def _feature_cache(arguments: PretrainArguments, model, processor) -> FeatureCac
 
 
 class _Trainer(PartsTrainer):
-    """Evaluates without augmentation; reads streams without accelerate."""
-
-    def __init__(self, *args, eval_collator, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.eval_collator = eval_collator
+    """Reads streams without accelerate."""
 
     def get_train_dataloader(self):
         if isinstance(self.train_dataset, TrainingStream):
@@ -254,11 +235,7 @@ class _Trainer(PartsTrainer):
             return StreamLoader(
                 self.eval_dataset, args.eval_batch_size, self.eval_collator, args.dataloader_num_workers
             )
-        collator, self.data_collator = self.data_collator, self.eval_collator
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = collator
+        return super().get_eval_dataloader(eval_dataset)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""What a frozen encoder made of the images, in memory, so that a decoder's training runs it once."""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from modeling_cogaze.report_generation import EncodedImages
+
+
+class EncodedReports(Dataset):
+    """Images as a report generator's decoder reads them, with their reports as labels.
+
+    An item is one of the image's views, drawn at random where there are several.
+
+    Args:
+        memory: (V, N, M, W), V views of N images.
+        labels: N rows of tokens, without padding.
+    """
+
+    def __init__(self, memory: torch.Tensor, labels: list[torch.Tensor]):
+        self.memory = memory
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        view = torch.randint(len(self.memory), ()) if len(self.memory) > 1 else 0
+        return {"memory": self.memory[view, index], "labels": self.labels[index]}
+
+    @classmethod
+    @torch.no_grad()
+    def encode(cls, model, dataset, views: Sequence[Callable], batch_size: int = 32) -> "EncodedReports":
+        """Run the model's encoder over a data set.
+
+        Args:
+            model: has `encode`, and is on its device.
+            views: collators that give inputs and labels; the encoder sees the data set once through each.
+        """
+        was_training = model.training
+        model.eval()
+        wanted = set(inspect.signature(model.encode).parameters)
+        memories, labels = [], []
+        for number, collate in enumerate(views):
+            parts = []
+            for start in tqdm(range(0, len(dataset), batch_size), desc="Encoding images", leave=False, disable=None):
+                batch = collate([dataset[row] for row in range(start, min(start + batch_size, len(dataset)))])
+                rows = batch.pop("labels")
+                if number == 0:
+                    labels += [row[row != -100] for row in rows]
+                own = {name: value.to(model.device) for name, value in batch.items() if name in wanted}
+                encoded = model.encode(**own)
+                parts.append(encoded[0].cpu())
+            memories.append(torch.cat(parts))
+        model.train(was_training)
+        return cls(torch.stack(memories), labels)
+
+
+def collate_encoded(items: list[dict[str, torch.Tensor]]) -> dict:
+    return {
+        "encoder_outputs": EncodedImages(last_hidden_state=torch.stack([item["memory"] for item in items])),
+        "labels": pad_sequence([item["labels"] for item in items], batch_first=True, padding_value=-100),
+    }

@@ -1,0 +1,259 @@
+"""Write reports for one image, a folder of images or a data set split.
+
+    python training/generate_reports.py --checkpoint reports --image chest.dcm --indication "Fever."
+    python training/generate_reports.py --checkpoint reports --folder images --context context.csv --output reports.csv
+    accelerate launch training/generate_reports.py --checkpoint reports --output reports.jsonl \
+        --grounding_dir pictures --data '{"name": "phantom", "split": "test"}'
+
+The output has the columns that training/evaluate_reports.py reads. A run that was cut off goes on where it stopped when
+the same command is given again; several processes share the work.
+"""
+
+import csv
+import io
+import json
+import re
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+
+if __package__ in (None, ""):  # run as a file, by `accelerate launch`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    __package__ = "training"
+
+from processing.datasets.sources import blank_record
+from processing.radiographs import read_radiograph
+
+from .arguments import parse_arguments
+from .data import load_data
+from .figures import grounding_figure
+from .files import write_json, write_text
+from .report_writing import Preparation, ReportWriter, WritingArguments, one_per_study, open_writer, prediction_row
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+CONTEXT_COLUMNS = ("view_position", "indication", "history")
+
+
+@dataclass
+class OutputArguments:
+    """What to read, and where to write."""
+
+    checkpoint: str = field(metadata={"help": "a report generator, with its processor: folder or Hub id"})
+    image: str | None = field(default=None, metadata={"help": "one PNG, JPEG or DICOM"})
+    view_position: str = field(default="", metadata={"help": "of the image"})
+    indication: str = field(default="", metadata={"help": "of the image"})
+    history: str = field(default="", metadata={"help": "of the image"})
+    folder: str | None = field(default=None, metadata={"help": "a folder of such images, searched to any depth"})
+    context: str | None = field(
+        default=None, metadata={"help": "CSV beside the folder: image (path below it), " + ", ".join(CONTEXT_COLUMNS)}
+    )
+    data: str | None = field(default=None, metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
+    one_per_study: bool = field(
+        default=False, metadata={"help": "of a data set, only each study's first frontal image"}
+    )
+    output: str | None = field(
+        default=None, metadata={"help": "JSONL or CSV file; absent: one image's report is printed"}
+    )
+    grounding_dir: str | None = field(
+        default=None, metadata={"help": "draw where each sentence looks, one picture per report"}
+    )
+    report_kind: Literal["free_text", "structured"] | None = field(
+        default=None, metadata={"help": "of references; as the checkpoint's if absent"}
+    )
+    constrain_structure: bool | None = field(
+        default=None,
+        metadata={"help": "let only valid structured reports through; so by default where they are asked for"},
+    )
+    no_context: bool = field(default=False, metadata={"help": "leave indication and history out"})
+    batch_size: int = 16
+    device: str | None = field(default=None, metadata={"help": "by default this process's GPU where there is one"})
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    arguments, writing = parse_arguments((OutputArguments, WritingArguments), argv, __doc__)
+    records = open_records(arguments)
+    if arguments.output is None and arguments.image is None:
+        raise ValueError("output: missing; name a .jsonl or .csv file.")
+    state = PartialState()
+    writer = _writer(arguments, writing, str(arguments.device or state.device))
+    if arguments.output is None:
+        row = next(iter(written_rows(writer, records, range(len(records)), arguments.grounding_dir)))
+        print(row["generated_report"])
+        return [row]
+
+    output = Path(arguments.output)
+    if output.suffix not in (".jsonl", ".csv"):
+        raise ValueError(f"output: {output} is neither .jsonl nor .csv.")
+    parts = output.with_name(output.name + ".parts")
+    if state.is_main_process:
+        _begin(parts, asdict(arguments) | writing.options())
+    state.wait_for_everyone()
+    done = _read_parts(parts)
+    places = one_per_study(records) if arguments.one_per_study else list(range(len(records)))
+    names = records["image_id"]
+    if len(set(names)) < len(names):
+        raise ValueError("data: several records have the same image_id, by which rows are told apart.")
+    left = [place for place in places if names[place] not in done]
+    # All must have read what is done before anyone adds to it.
+    state.wait_for_everyone()
+    share = left[state.process_index :: state.num_processes]
+    with open(parts / f"{state.process_index}.jsonl", "a", encoding="utf-8") as part:
+        for row in written_rows(writer, records, share, arguments.grounding_dir):
+            part.write(json.dumps(row) + "\n")
+            part.flush()
+    state.wait_for_everyone()
+    written = _read_parts(parts)
+    rows = [written[names[place]] for place in places]
+    state.wait_for_everyone()
+    if state.is_main_process:
+        write_rows(output, rows)
+        shutil.rmtree(parts)
+        print(f"{len(rows)} reports: {output}")
+    return rows
+
+
+def open_records(arguments: OutputArguments):
+    """The records to write reports for: a data set, or files in the same form.
+
+    Raises:
+        ValueError: not one of image, folder and data; a folder without images; a context that names others.
+    """
+    if sum(value is not None for value in (arguments.image, arguments.folder, arguments.data)) != 1:
+        raise ValueError("image, folder, data: give one of them.")
+    if arguments.data is not None:
+        return load_data(arguments.data, "data")
+    if arguments.image is not None:
+        context = {name: getattr(arguments, name) for name in CONTEXT_COLUMNS}
+        return FileRecords([Path(arguments.image)], [Path(arguments.image).name], [context])
+    root = Path(arguments.folder)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"folder: {root} has no {', '.join(IMAGE_SUFFIXES)} file.")
+    names = [path.relative_to(root).as_posix() for path in files]
+    contexts = _read_context(arguments.context, names)
+    return FileRecords(files, names, contexts)
+
+
+class FileRecords:
+    """Image files as records: what `ReportWriter` reads of a data set."""
+
+    def __init__(self, files: list[Path], names: list[str], contexts: list[dict]):
+        self.files = files
+        self.columns = {"image_id": names, "study_id": names, "view_position": [c["view_position"] for c in contexts]}
+        self.contexts = contexts
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return self.columns[key]
+        picture = read_radiograph(self.files[key], str(self.files[key]))
+        name = self.columns["image_id"][key]
+        own = {"image": picture, "image_width": picture.width, "image_height": picture.height}
+        return blank_record() | own | {"image_id": name, "study_id": name, "patient_id": name} | self.contexts[key]
+
+
+def _read_context(path: str | None, names: list[str]) -> list[dict]:
+    if path is None:
+        return [dict.fromkeys(CONTEXT_COLUMNS, "") for _ in names]
+    if not Path(path).is_file():
+        raise ValueError(f"context: no file {path}.")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "image" not in table:
+        raise ValueError(f"context: {path} has no column image; it has {', '.join(table.columns)}.")
+    unknown = sorted(set(table["image"]) - set(names))
+    if unknown or table["image"].duplicated().any():
+        which = unknown[0] if unknown else table["image"][table["image"].duplicated()].iloc[0]
+        raise ValueError(f"context: {path}, image {which!r}: {'no such image' if unknown else 'it is there twice'}.")
+    known = {row["image"]: row for row in table.to_dict("records")}
+    return [{column: known.get(name, {}).get(column, "") for column in CONTEXT_COLUMNS} for name in names]
+
+
+def _writer(arguments: OutputArguments, writing: WritingArguments, device: str) -> ReportWriter:
+    options = {"batch_size": arguments.batch_size, "options": writing.options()}
+    writer = open_writer(arguments.checkpoint, device, **options)
+    kind = arguments.report_kind or writer.prepare.report_kind
+    constrain = arguments.constrain_structure
+    if constrain if constrain is not None else kind == "structured":
+        writer = ReportWriter(writer.model, writer.processor, constrain=True, **options)
+    writer.prepare = Preparation(kind, use_context=not arguments.no_context)
+    return writer
+
+
+def written_rows(writer: ReportWriter, records, places, grounding_dir: str | None):
+    """Prediction rows of the records at `places`; with `grounding_dir`, sentences and a picture of them each."""
+    if grounding_dir is None:
+        yield from writer.rows(records, places)
+        return
+    for start in range(0, len(places), writer.batch_size):
+        batch = [records[place] for place in places[start : start + writer.batch_size]]
+        reports, grounded = writer.write(batch, grounding=True)
+        for number, (record, report) in enumerate(zip(batch, reports, strict=True)):
+            own = (grounded.sentence_report_index == number).nonzero()[:, 0].tolist()
+            sentences = [
+                {
+                    "text": grounded.sentences[i],
+                    "map_confidence": round(grounded.map_confidence[i].item(), 4),
+                    "text_confidence": round(grounded.text_confidence[i].item(), 4),
+                }
+                for i in own
+            ]
+            row = prediction_row(record, writer.prepare(record)["findings"], report) | {"sentences": sentences}
+            if own:
+                name = re.sub(r"[^\w.-]+", "_", record["image_id"]) + ".png"
+                row["picture"] = name
+                painted = [writer.processor.paint_gaze(record["image"], grounded.gaze_maps[i]) for i in own]
+                grounding_figure(painted, sentences, Path(grounding_dir) / name)
+            yield row
+
+
+def _begin(parts: Path, settings: dict) -> None:
+    """Start or go on with `parts`, the rows of a run that is not finished."""
+    settings = json.loads(json.dumps({name: value for name, value in settings.items() if name != "device"}))
+    file = parts / "settings.json"
+    if not file.is_file():
+        write_json(file, settings)
+        return
+    for part in parts.glob("*.jsonl"):
+        text = part.read_text(encoding="utf-8")
+        # A line that was cut off is written again.
+        write_text(part, text[: text.rfind("\n") + 1])
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    if earlier != settings:
+        changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
+        raise ValueError(
+            f"{changed[0]}: {parts} holds a run that had {earlier.get(changed[0])!r}; give the same again to go on "
+            "with it, or delete that folder."
+        )
+
+
+def _read_parts(parts: Path) -> dict[str, dict]:
+    """Rows by id."""
+    lines = (line for part in sorted(parts.glob("*.jsonl")) for line in part.read_text(encoding="utf-8").splitlines())
+    return {row["dicom_id"]: row for row in map(json.loads, lines)}
+
+
+def write_rows(path: str | Path, rows: list[dict]) -> None:
+    """Rows as JSONL or, by the name's ending, CSV, lists as JSON."""
+    if Path(path).suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        return
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({name: json.dumps(v) if isinstance(v, list) else v for name, v in row.items()})
+    write_text(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()
