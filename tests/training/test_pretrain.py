@@ -35,7 +35,10 @@ def two_epochs(tiny_run, tmp_path_factory):
 def test_best_and_last_checkpoint_are_kept(two_epochs):
     folder, _ = two_epochs
     assert len(list(folder.glob("checkpoint-*"))) == 2
-    assert json.loads((folder / "training.json").read_text())["skipped_records"] == {"train": 0, "validation": 0}
+    summary = json.loads((folder / "training.json").read_text())
+    assert summary["skipped_records"] == {"train": 0, "validation": 0}
+    assert summary["train_data"] == {"source": "phantom", "split": "train", "records": summary["train_records"]}
+    assert summary["train_runtime"] > 0 and summary["machine"]["cores"] > 0 and summary["pretrained"] == []
 
 
 def test_checkpoint_opens_through_auto_classes(two_epochs, small_phantom):
