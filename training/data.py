@@ -1,7 +1,7 @@
 """From a data set's name in a config to batches: loading, checking, augmenting, collating."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from processing.datasets import load
 from processing.datasets.records import study_share
+from processing.targets import mask_tensor
 
 from .arguments import mapping
 from .streams import TrainingStream
@@ -51,12 +52,20 @@ def stored_columns(dataset: Dataset | TrainingStream, names: list[str]) -> Itera
 
 
 def keep_good_records(
-    dataset: Dataset | TrainingStream, processor, on_bad_record: str = "raise", num_proc: int | None = None
+    dataset: Dataset | TrainingStream,
+    processor,
+    on_bad_record: str = "raise",
+    num_proc: int | None = None,
+    prepare: Callable[[dict], dict] = dict,
+    prepared: str = "",
 ):
     """Process every record once, before any training step, and leave out the unusable ones.
 
     The result is cached by the data set's and the processor's fingerprint. A stream's records are met one by one in
     training: it is only told what to do then.
+
+    Args:
+        prepare: what is done to a record before the processor gets it. prepared: its fingerprint.
 
     Returns:
         The data set without bad records, and a `Counter` of the reasons.
@@ -69,15 +78,15 @@ def keep_good_records(
         dataset.on_bad_record = on_bad_record
         return dataset, Counter()
     checked = dataset.map(
-        _RecordCheck(processor),
+        _RecordCheck(processor, prepare),
         with_indices=True,
         remove_columns=dataset.column_names,
         num_proc=num_proc,
         desc="Checking records",
-        new_fingerprint=Hasher.hash([dataset._fingerprint, processor.to_json_string(), "check-1"]),
+        new_fingerprint=Hasher.hash([dataset._fingerprint, processor.to_json_string(), prepared, "check-1"]),
     )
     errors = checked["error"]
-    for column in ("findings", "labels"):
+    for column in [name for name in ("findings", "labels") if name in dataset.column_names]:
         # Some records of a source lack what others have: alone each is fine, in one batch they are not.
         filled = [bool(value) for value in dataset[column]]
         if any(filled):
@@ -95,12 +104,13 @@ def keep_good_records(
 
 
 class _RecordCheck:
-    def __init__(self, processor):
+    def __init__(self, processor, prepare: Callable[[dict], dict]):
         self.processor = processor
+        self.prepare = prepare
 
     def __call__(self, record: dict, index: int) -> dict:
         try:
-            self.processor.collate([record])
+            self.processor.collate([self.prepare(record)])
         except (ValueError, OSError) as error:
             return {"error": f"record {index} (image {record['image_id']}): {error}"}
         return {"error": ""}
@@ -120,7 +130,7 @@ class AlignedAugmentation:
     autocontrast: float = 0.0
 
     def record(self, record: dict) -> dict:
-        """The record with its picture and gaze cropped; the stored size stays."""
+        """The record with its picture, gaze and `masks` (C, h, w) cropped; stored sizes stay."""
         keep = 1 - (1 - self.crop) * torch.rand(1).item()
         left, top = ((1 - keep) * torch.rand(2)).tolist()
         image: Image.Image = record["image"]
@@ -129,6 +139,8 @@ class AlignedAugmentation:
         x0, y0 = left * width, top * height
         gaze = [_cropped(reading, x0, y0, (left, top, left + keep, top + keep)) for reading in record["gaze"] or []]
         image = image.resize(image.size, Image.Resampling.BILINEAR, box=stored)
+        if "masks" in record:
+            record = record | {"masks": _cropped_masks(record["masks"], (left, top, left + keep, top + keep))}
         if torch.rand(1).item() < self.autocontrast:
             image = ImageOps.autocontrast(image.convert("L"))
         return record | {
@@ -157,6 +169,12 @@ def _cropped(reading: dict, x0: float, y0: float, shares: tuple[float, float, fl
             shown = [shown[0] - x0, shown[1] - y0, shown[2] - x0, shown[3] - y0]
         fixations.append(fixation | {"x": fixation["x"] - x0, "y": fixation["y"] - y0, "shown": shown})
     return reading | {"fixations": fixations}
+
+
+def _cropped_masks(masks: np.ndarray, shares: tuple[float, float, float, float]) -> np.ndarray:
+    height, width = masks.shape[-2:]
+    box = [share * side for share, side in zip(shares, 2 * (width, height), strict=True)]
+    return mask_tensor([masks], [(width, height)], [box], height, width)[0].numpy().astype(np.uint8)
 
 
 class PretrainingCollator:

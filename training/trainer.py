@@ -1,5 +1,8 @@
 """`transformers.Trainer` with the parts of a loss in its log."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import Trainer
 
@@ -8,10 +11,12 @@ class PartsTrainer(Trainer):
     """Logs the mean of every output named `loss_*`; evaluates by the loss alone.
 
     learning_rate_factors: beginning of a parameter's name -> what its learning rate is multiplied by.
+    eval_collator: what collates in evaluation and prediction, where training augments; by default the same.
     """
 
-    def __init__(self, *args, learning_rate_factors: dict[str, float] | None = None, **kwargs):
+    def __init__(self, *args, learning_rate_factors: dict[str, float] | None = None, eval_collator=None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.eval_collator = eval_collator or self.data_collator
         self.learning_rate_factors = learning_rate_factors or {}
         names = [name for name, _ in self.model.named_parameters()]
         for prefix in self.learning_rate_factors:
@@ -36,6 +41,22 @@ class PartsTrainer(Trainer):
                     others = {name: value for name, value in group.items() if name != "params"}
                     optimizer.add_param_group(others | {"params": chosen, "lr": group["lr"] * factor})
         return optimizer
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        collator, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            yield
+        finally:
+            self.data_collator = collator
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self._evaluating():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._evaluating():
+            return super().get_test_dataloader(test_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
