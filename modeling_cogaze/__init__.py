@@ -6,7 +6,11 @@ from . import auto_cogaze, auto_egma
 from .auto_cogaze import *  # noqa: F403
 from .auto_egma import *  # noqa: F403
 
-for _module, _config in ((auto_cogaze, auto_cogaze.CoGazeConfig), (auto_egma, auto_egma.EgmaConfig)):
+for _module, _config in (
+    (auto_cogaze, auto_cogaze.CoGazeConfig),
+    (auto_cogaze, auto_cogaze.CoGazePrefixConfig),
+    (auto_egma, auto_egma.EgmaConfig),
+):
     for _auto_class, _name in _config.auto_classes.items():
         if _auto_class == "AutoConfig":
             transformers.AutoConfig.register(_config.model_type, _config)

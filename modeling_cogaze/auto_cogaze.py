@@ -1,9 +1,11 @@
 """What `trust_remote_code=True` opens a CoGaze checkpoint with: one module, so that all classes share its code."""
 
 from .configuration_cogaze import CoGazeConfig
+from .configuration_cogaze_prefix import CoGazePrefixConfig
 from .modeling_cogaze import CoGazeForPreTraining, CoGazeForZeroShotImageClassification, CoGazeModel
 from .modeling_cogaze_generation import CoGazeForConditionalGeneration
 from .modeling_cogaze_heads import CoGazeForImageClassification, CoGazeForSemanticSegmentation
+from .modeling_cogaze_prefix import CoGazePrefixForConditionalGeneration
 
 __all__ = [
     "CoGazeConfig",
@@ -13,4 +15,6 @@ __all__ = [
     "CoGazeForSemanticSegmentation",
     "CoGazeForZeroShotImageClassification",
     "CoGazeModel",
+    "CoGazePrefixConfig",
+    "CoGazePrefixForConditionalGeneration",
 ]

@@ -62,7 +62,70 @@ class GroundedReports(ModelOutput):
     text_confidence: torch.Tensor | None = None
 
 
-class ReportGenerationMixin(GenerationMixin):
+def report_loss(logits: torch.Tensor, targets: torch.Tensor, over_processes: bool) -> torch.Tensor:
+    """Mean cross-entropy over the tokens of the batch, or of all processes' batches; targets of -100 do not count."""
+    total = nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
+    )
+    count = (targets != -100).sum().float()
+    return total / (mean_over_processes(count) if over_processes else count)
+
+
+def probabilities_of(logits: torch.Tensor, sequences: torch.Tensor) -> torch.Tensor:
+    """(R, L) the probability of each token of `sequences` by the logits (R, L - 1, V) before it; 1 for the first."""
+    logits = logits.float()
+    chosen = logits.gather(-1, sequences[:, 1:, None])[..., 0]
+    return nn.functional.pad((chosen - logits.logsumexp(dim=-1)).exp(), (1, 0), value=1.0)
+
+
+class GroundingMixin:
+    """Where the sentences of written reports look.
+
+    A class has `predict_gaze(patch_features, input_ids, attention_mask, image_index)` -> (N, P), and
+    `_token_probabilities(sequences, memory, image_index, **prompts)` -> (R, L): the probability of each token after
+    those before it, 1 for the first.
+    """
+
+    @torch.no_grad()
+    def ground(
+        self, sequences: torch.Tensor, encoded: EncodedImages, processor, **prompts: torch.Tensor
+    ) -> GroundedReports:
+        """Where each sentence of reports looks, and how sure the model is of both.
+
+        Args:
+            sequences: (R, L) token ids, the same number of reports for each of the B encoded images, image by image.
+            encoded: what `encode` gave.
+            processor: has `locate_sentences` and `tokenize_sentences`.
+            prompts: what the reports were written behind, for each image, where there was anything.
+        """
+        located = [(row, *each) for row, found in enumerate(processor.locate_sentences(sequences)) for each in found]
+        device = sequences.device
+        rows = torch.tensor([row for row, *_ in located], dtype=torch.long, device=device)
+        image_of = torch.arange(len(sequences), device=device) // (len(sequences) // len(encoded[0]))
+        result = GroundedReports(
+            sequences=sequences, sentences=[text for _, text, _, _ in located], sentence_report_index=rows
+        )
+        if not located:
+            patches = encoded.patch_features
+            result.gaze_maps = patches.new_zeros(0, patches.shape[1])
+            result.map_confidence = result.text_confidence = patches.new_zeros(0)
+            return result
+        tokens = processor.tokenize_sentences(result.sentences).to(device)
+        maps = self.predict_gaze(
+            encoded.patch_features, tokens["input_ids"], tokens["attention_mask"], image_of[rows]
+        ).float()
+        entropy = -torch.special.xlogy(maps, maps).sum(dim=-1)
+        result.gaze_maps = maps
+        result.map_confidence = 1 - entropy / torch.tensor(maps.shape[1]).log()
+        begin, end = (torch.tensor(side, device=device) for side in zip(*((b, e) for *_, b, e in located), strict=True))
+        probabilities = self._token_probabilities(sequences, encoded[0], image_of, **prompts)
+        places = torch.arange(sequences.shape[1], device=device)
+        inside = (places >= begin[:, None]) & (places < end[:, None])
+        result.text_confidence = (probabilities[rows] * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
+        return result
+
+
+class ReportGenerationMixin(GroundingMixin, GenerationMixin):
     """Encoder-decoder report generation for a `PreTrainedModel` whose base model is a dual encoder.
 
     A class has `encode(...) -> EncodedImages`, which runs once per image; `predict_gaze(patch_features, input_ids,
@@ -186,7 +249,7 @@ class ReportGenerationMixin(GenerationMixin):
         )
         loss = None
         if labels is not None:
-            loss = self._report_loss(outputs.logits, targets)
+            loss = report_loss(outputs.logits, targets, over_processes=self.training)
             if self.training and idle:
                 loss = loss + zero_through(idle)
         return Seq2SeqLMOutput(
@@ -198,14 +261,6 @@ class ReportGenerationMixin(GenerationMixin):
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=memory,
         )
-
-    def _report_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy over the tokens of the batch, over all processes' batches in training."""
-        total = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
-        )
-        count = (targets != -100).sum().float()
-        return total / (mean_over_processes(count) if self.training else count)
 
     def _reorder_cache(self, past_key_values, beam_idx: torch.Tensor):
         """Part of beam search. All beams of an image read the same, so cross-attention's keys stay where they are."""
@@ -255,47 +310,19 @@ class ReportGenerationMixin(GenerationMixin):
             return outputs
         return self.ground(outputs if isinstance(outputs, torch.Tensor) else outputs.sequences, encoded, processor)
 
-    @torch.no_grad()
-    def ground(self, sequences: torch.Tensor, encoded: EncodedImages, processor) -> GroundedReports:
-        """Where each sentence of reports looks, and how sure the model is of both.
-
-        Args:
-            sequences: (R, L) token ids, the same number of reports for each of the B encoded images, image by image.
-            encoded: what `encode` gave.
-            processor: has `locate_sentences` and `tokenize_sentences`.
-        """
-        located = [(row, *each) for row, found in enumerate(processor.locate_sentences(sequences)) for each in found]
-        device = sequences.device
-        rows = torch.tensor([row for row, *_ in located], dtype=torch.long, device=device)
-        image_of = torch.arange(len(sequences), device=device) // (len(sequences) // len(encoded[0]))
-        result = GroundedReports(
-            sequences=sequences, sentences=[text for _, text, _, _ in located], sentence_report_index=rows
-        )
-        if not located:
-            patches = encoded.patch_features
-            result.gaze_maps = patches.new_zeros(0, patches.shape[1])
-            result.map_confidence = result.text_confidence = patches.new_zeros(0)
-            return result
-        tokens = processor.tokenize_sentences(result.sentences).to(device)
-        maps = self.predict_gaze(
-            encoded.patch_features, tokens["input_ids"], tokens["attention_mask"], image_of[rows]
-        ).float()
-        entropy = -torch.special.xlogy(maps, maps).sum(dim=-1)
-        result.gaze_maps = maps
-        result.map_confidence = 1 - entropy / torch.tensor(maps.shape[1]).log()
-        begin, end = (torch.tensor(side, device=device) for side in zip(*((b, e) for *_, b, e in located), strict=True))
-        probabilities = self._token_probabilities(sequences, encoded[0][image_of])
-        places = torch.arange(sequences.shape[1], device=device)
-        inside = (places >= begin[:, None]) & (places < end[:, None])
-        result.text_confidence = (probabilities[rows] * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
-        return result
-
-    def _token_probabilities(self, sequences: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-        """(R, L) the probability of each token after those before it; 1 for the first."""
-        outputs = self(decoder_input_ids=sequences[:, :-1], encoder_outputs=(memory,), use_cache=False)
-        chosen = outputs.logits.float().gather(-1, sequences[:, 1:, None])[..., 0]
-        probabilities = (chosen - outputs.logits.float().logsumexp(dim=-1)).exp()
-        return nn.functional.pad(probabilities, (1, 0), value=1.0)
+    def _token_probabilities(
+        self, sequences: torch.Tensor, memory: torch.Tensor, image_index: torch.Tensor
+    ) -> torch.Tensor:
+        outputs = self(decoder_input_ids=sequences[:, :-1], encoder_outputs=(memory[image_index],), use_cache=False)
+        return probabilities_of(outputs.logits, sequences)
 
 
-__all__ = ["EncodedImages", "GroundedReports", "ReportGenerationMixin"]
+__all__ = [
+    "NOT_FOR_GENERATION",
+    "EncodedImages",
+    "GroundedReports",
+    "GroundingMixin",
+    "ReportGenerationMixin",
+    "probabilities_of",
+    "report_loss",
+]
