@@ -15,7 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
-from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, CoGazeModel
+from modeling_cogaze import (
+    CoGazeConfig,
+    CoGazeForConditionalGeneration,
+    CoGazeForPreTraining,
+    CoGazeModel,
+    CoGazePrefixConfig,
+)
 from processing import CoGazeProcessor
 from processing.datasets.cards import prepare_folder
 from processing.datasets.hub import files_of, write_tree
@@ -375,6 +381,27 @@ def test_where_files_lay_is_not_published(copy, tmp_path, capsys):
     (copy / "config.json").write_text(json.dumps(config))
     assert published(capsys, *flags(copy, "--to", tmp_path / "tree"))[0] == 0
     assert not [path for path in (tmp_path / "tree").glob("*.json") if "someone" in path.read_text()]
+
+
+def test_a_report_model_is_published_as_what_it_is(checkpoints, tmp_path, capsys):
+    tokenizer = AutoProcessor.from_pretrained(checkpoints[0]).tokenizer
+    model = CoGazeForConditionalGeneration.from_pretraining(checkpoints[0], tokenizer, num_attention_heads=2)
+    folder = Path(shutil.copytree(checkpoints[0], tmp_path / "reports"))
+    model.save_pretrained(folder)
+    scores = {"scores": {"BLEU4": {"value": 0.123, "low": 0.1, "high": 0.15}}, "reports": 40}
+    (folder / "metrics.json").write_text(json.dumps(scores))
+    code, said = published(capsys, *flags(folder, "--repo", "org/reports", "--to", tmp_path / "tree"))
+    assert code == 0 and "added generation_config.json" in said
+    card = (tmp_path / "tree" / "README.md").read_text()
+    assert 'AutoModelForImageTextToText.from_pretrained("org/reports"' in card
+    assert "| BLEU4 | 0.123 [0.100, 0.150] |" in card
+    assert "may state what the image does not show" in card
+
+
+def test_parts_that_lie_on_this_disk_alone_are_refused(tmp_path):
+    config = CoGazePrefixConfig(base_model_name_or_path=str(tmp_path), encoder_config=CoGazeConfig.tiny())
+    with pytest.raises(ValueError, match="base_model_name_or_path: .* is a folder on this disk"):
+        publish._check_named_parts(config)
 
 
 def test_an_empty_folder_is_refused(tmp_path):
