@@ -16,6 +16,7 @@ from processing.datasets.records import label_names, label_targets
 
 from . import pretrain
 from .alignment_metrics import auroc_per_label, grouped_bootstrap
+from .demo_report import demo_reports
 from .evaluate_alignment import PROMPTS, evaluate, read_prompts
 from .figures import gaze_figure
 from .files import write_json
@@ -53,8 +54,8 @@ def main(argv: list[str] | None = None) -> dict:
     metrics |= real
     metrics["minutes"] = (time.monotonic() - start) / 60
     write_json(arguments.output_dir / "metrics.json", metrics)
-    step("Done")
     print(summary(metrics, arguments.output_dir))
+    demo_reports(checkpoint, splits["train"], splits["test"], arguments.output_dir, step)
     return metrics
 
 
