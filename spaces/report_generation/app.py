@@ -64,7 +64,12 @@ class Handlers:
     # For the page. `session` is (study, example or None).
 
     def take_upload(self, data: bytes | None, session, *context: str):
-        study = self._study(data)
+        # The file is deleted by now, read or refused: the page forgets it, too, which it would not do behind an error.
+        try:
+            study = self._study(data)
+        except Refusal as refusal:
+            gr.Warning(refusal.message, duration=12, title="Not possible")
+            return None, *[gr.skip()] * 8
         # What was filled in by an example says nothing of another picture.
         kept = [gr.skip()] * 3 if session is None or session[1] is None else ["", "", ""]
         return None, (study, None), picture_value(study, rendered=False), None, None, None, *kept
@@ -357,6 +362,8 @@ def launch_options() -> dict:
         block_label_background_fill_dark="#14181f",
         button_secondary_background_fill="#ffffff",
         button_secondary_background_fill_dark="#1b212a",
+        button_secondary_background_fill_hover="#f1f3f6",
+        button_secondary_background_fill_hover_dark="#232b36",
         button_secondary_border_color="#dbe0e8",
         button_secondary_border_color_dark="#2b323d",
         button_border_width="1px",

@@ -116,6 +116,7 @@ window.CoGaze = (() => {
         if (shown.value !== value) return;
         canvas.width = picture.naturalWidth;
         canvas.height = picture.naturalHeight;
+        plate.style.setProperty("--cg-aspect", canvas.width / canvas.height);
         canvas.setAttribute("aria-label", value.rendered ? "Chest radiograph, rendered from a CT" : "Your radiograph");
         const context = canvas.getContext("2d", { willReadFrequently: true });
         context.drawImage(picture, 0, 0);
