@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+import yaml
 from huggingface_hub import metadata_load
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoProcessor
@@ -32,6 +33,7 @@ import processing  # noqa: F401  (registers the processors)
 from processing.datasets import registry
 from processing.datasets.cards import push_folder, refuse_to_share
 from processing.datasets.hub import Upload, files_of, upload, write_tree
+from processing.datasets.shards import MANIFEST
 
 from .feature_cache import weights_fingerprint
 from .files import write_text
@@ -71,6 +73,7 @@ def _publish(arguments) -> Upload:
         raise ValueError("repo: give --repo org/name, or --to folder.")
     target = {"repo": arguments.repo, "private": arguments.private, "dry_run": arguments.dry_run}
     if arguments.dataset:
+        _check_sources(arguments)
         if arguments.to:
             return write_tree(arguments.dataset, arguments.to, dry_run=arguments.dry_run)
         return push_folder(arguments.dataset, **target)
@@ -156,6 +159,15 @@ def stage_checkpoint(
     for file in ("LICENSE", "NOTICE"):
         if (ROOT / file).is_file():
             _link(ROOT / file, stage / file)
+
+
+def _check_sources(arguments) -> None:
+    """Data under an agreement go where their preparation was allowed to bring them, and nowhere else."""
+    path = arguments.dataset / "data" / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"dataset: no file {path}; write the folder with push_to_hub --prepare_only --out.")
+    for facts in yaml.safe_load(path.read_text(encoding="utf-8"))["facts"].values():
+        refuse_to_share(registry.source(facts["source"]), arguments.private, arguments.i_have_permission)
 
 
 def _sdk(arguments) -> str:
@@ -262,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--watts", type=float, help="power that training drew; with --grams_per_kwh the card says CO2")
     parser.add_argument("--grams_per_kwh", type=float, help="carbon intensity of the electricity")
     parser.add_argument("--private", action="store_true")
-    parser.add_argument("--i_have_permission", action="store_true", help="for reports that are under an agreement")
+    parser.add_argument("--i_have_permission", action="store_true", help="for data that are under an agreement")
     parser.add_argument("--dry_run", action="store_true", help="say what would change")
     return parser
 

@@ -367,6 +367,17 @@ def test_reports_of_similar_cases_follow_their_agreement(copy, tmp_path, capsys)
     assert "does not say whose reports" in published(capsys, *flags(copy, *to))[1]
 
 
+def test_data_under_an_agreement_stay_private(tmp_path, capsys):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / "train-00000.parquet").write_bytes(b"records")
+    command = ("--dataset", tmp_path / "set", "--repo", "org/set", "--to", tmp_path / "tree")
+    assert "write the folder with push_to_hub" in published(capsys, *command)[1]
+    (tmp_path / "set" / "data" / "manifest.yaml").write_text("facts: {train: {source: mimic_cxr}}")
+    code, said = published(capsys, *command, "--private")
+    assert code == 1 and "mimic_cxr may not be passed on" in said
+    assert published(capsys, *command, "--private", "--i_have_permission")[0] == 0
+
+
 def test_an_index_of_another_encoder_is_refused(copy, tmp_path, capsys):
     save_file(
         {"latents": torch.zeros(1, 32)}, copy / "similar_cases/latents.safetensors", metadata={"encoder": "other"}
