@@ -35,6 +35,9 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--malformed", type=int, default=100)
     arguments = parser.parse_args()
+    if arguments.model == parser.get_default("model") and not Path(arguments.model).is_dir():
+        print(f"no {arguments.model}: run `make demo` first, or name a report generator by --model")
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         log = folder / "log"
