@@ -63,7 +63,7 @@ class Handlers:
 
     # For the page. `session` is (study, example or None).
 
-    def take_upload(self, data: bytes | None, session, *context: str):
+    def take_upload(self, data: bytes | None, session):
         # The file is deleted by now, read or refused: the page forgets it, too, which it would not do behind an error.
         try:
             study = self._study(data)
@@ -165,7 +165,7 @@ def picture_value(study: Study, rendered: bool) -> dict:
 
 
 def report_value(
-    report: Report, observations: dict[str, float], observed_by: str, model: str, example: Example | None
+    report: Report, observations: dict[str, float | None], observed_by: str, model: str, example: Example | None
 ) -> dict:
     """What the page shows of a report; the maps as pictures."""
     return {
@@ -190,7 +190,7 @@ def report_value(
     }
 
 
-def report_record(report: Report, observations: dict[str, float], model: str) -> dict:
+def report_record(report: Report, observations: dict[str, float | None], model: str) -> dict:
     """A report as the API gives it, and as it is downloaded."""
     return {
         "done": report.done,
@@ -205,7 +205,7 @@ def report_record(report: Report, observations: dict[str, float], model: str) ->
             }
             for sentence in report.sentences
         ],
-        "observations": {name: round(share, 4) for name, share in observations.items()},
+        "observations": {name: None if share is None else round(share, 4) for name, share in observations.items()},
         "seconds": round(report.seconds, 3),
         "model": model,
         "caution": CAUTION,

@@ -206,18 +206,12 @@ class ReportModel:
             maps = self.encoder.get_gaze_maps(study.pixel_values.to(self.device), **tokens, view_position_ids=view)
         return self._on_grid(self.processor, maps[0])
 
-    def observations(self, study: Study, context: Context) -> dict[str, float]:
-        """The 14 observations, 0 to 1: the classifier's, or how much better the prompts that affirm fit than those
-        that deny, as a softmax over the two prototypes."""
+    def observations(self, study: Study, context: Context) -> dict[str, float | None]:
+        """The observations, 0 to 1: the classifier's, None where its training knew no positive; or zero-shot, a softmax
+        over the prototypes of the prompts that affirm and of those that deny."""
         with torch.no_grad():
             if self.classifier is not None:
-                model, processor = self.classifier
-                outputs = model(**self._inputs(study, context, processor))
-                logits = outputs.vision_logits if isinstance(model, CoGazeForPreTraining) else outputs.logits
-                names = getattr(model.config, "label_names", None)
-                if not isinstance(model, CoGazeForPreTraining):
-                    names = [model.config.id2label[index] for index in range(logits.shape[1])]
-                return dict(zip(names, logits[0].float().sigmoid().tolist(), strict=True))
+                return self._classified(study, context)
             names, prototypes = self._observation_prototypes()
             cosines = prototypes @ self._image_embedding(study, context)
             shares = (cosines * self.encoder.logit_scale.exp()).softmax(dim=-1)[:, 0]
@@ -287,6 +281,17 @@ class ReportModel:
         return {name: tensor.to(self.device) for name, tensor in batch.items()} | {
             "pixel_values": study.pixel_values.to(self.device)
         }
+
+    def _classified(self, study: Study, context: Context) -> dict[str, float | None]:
+        model, processor = self.classifier
+        outputs = model(**self._inputs(study, context, processor))
+        if not isinstance(model, CoGazeForPreTraining):
+            shares = outputs.logits[0].float().sigmoid().tolist()
+            return {model.config.id2label[index]: share for index, share in enumerate(shares)}
+        names, positives = model.config.label_names, model.config.positives_per_class
+        shares = outputs.vision_logits[0].float().sigmoid().tolist()
+        seen = [True] * len(names) if positives is None else positives
+        return {name: share if known else None for name, share, known in zip(names, shares, seen, strict=True)}
 
     def _image_embedding(self, study: Study, context: Context) -> torch.Tensor:
         features = self.encoder.get_image_features(**self._inputs(study, context, self.processor))

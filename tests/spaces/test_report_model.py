@@ -122,6 +122,8 @@ def test_observations_come_from_prompts_or_from_a_disease_head(report_model, stu
     expected = head(**inputs).vision_logits[0].sigmoid().detach().numpy()
     np.testing.assert_allclose(list(scores.values()), expected, atol=1e-5)
     assert list(scores) == head.config.label_names
+    model.classifier[0].config.positives_per_class = [0, *[5] * 13]
+    assert list(model.observations(studies[0], Context()).values())[0] is None
 
 
 def test_similar_cases_are_those_of_the_index_beside_the_checkpoint(report_model, studies, checkpoints, tmp_path):

@@ -25,7 +25,7 @@ window.CoGaze = (() => {
       fill.style.width = `${Math.max(0, Math.min(100, 100 * share))}%`;
       return h("li", { class: share >= 0.5 ? "cg-likely" : "" },
         h("span", { class: "cg-name" }, name),
-        h("span", { class: "cg-value" }, note ?? percent(share)),
+        h("span", { class: "cg-value" }, note ?? (share === null ? "not in its training" : percent(share))),
         h("span", { class: "cg-track", "aria-hidden": "true" }, fill));
     }));
   }
