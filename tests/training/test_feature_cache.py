@@ -126,7 +126,7 @@ def test_other_encoder_or_picture_settings_are_refused(cache, checkpoint, tiny_r
     other = tmp_path / "other"
     shutil.copytree(checkpoint, other)
     weights = load_file(other / "model.safetensors")
-    name = next(name for name in weights if "vision_model" in name)
+    name = next(name for name in weights if "vision_model" in name and name.endswith("convolution.weight"))
     save_file(weights | {name: weights[name] + 0.01}, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="was made by the vision encoder"):
         train(tiny_run, other, cache, tmp_path / "out")
