@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
     records = open_records(arguments)
     if arguments.output is None and arguments.image is None:
         raise ValueError("output: missing; name a .jsonl or .csv file.")
-    state = PartialState()
+    # Without `cpu`, processes on a machine without GPUs would not know of each other.
+    state = PartialState(cpu=arguments.device == "cpu" or not torch.cuda.is_available())
     writer = _writer(arguments, writing, str(arguments.device or state.device))
     if arguments.output is None:
         row = next(iter(written_rows(writer, records, range(len(records)), arguments.grounding_dir)))
@@ -182,7 +183,7 @@ def _writer(arguments: OutputArguments, writing: WritingArguments, device: str) 
     kind = arguments.report_kind or writer.prepare.report_kind
     constrain = arguments.constrain_structure
     if constrain if constrain is not None else kind == "structured":
-        writer = ReportWriter(writer.model, writer.processor, constrain=True, **options)
+        writer.constrain()
     writer.prepare = Preparation(kind, use_context=not arguments.no_context)
     return writer
 

@@ -1,7 +1,10 @@
 """Report generators are trained, resumed and scored."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from processing.tokenization import build_tokenizer
 from training import train_report_generator
 from training.report_writing import Preparation, ReportWriter, one_per_study, score_rows
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
     "vision_config": {"image_size": 64, "hidden_sizes": [16, 32], "depths": [1, 1], "embedding_size": 8},
     "text_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
@@ -140,9 +144,31 @@ def test_the_decoder_learns_faster(run, tmp_path):
     assert start["eval_loss"] > 0
     name = "decoder.transformer.h.0.mlp.c_fc.weight"
     torch.testing.assert_close(moves[10.0][name], 10 * moves[1.0][name], rtol=1e-3, atol=1e-6)
-    name = "cogaze.perceiver.layers.0.cross_attention.q_proj.weight"
     name = next(n for n in moves[1.0] if "perceiver" in n and n.endswith("weight") and moves[1.0][n].any())
     torch.testing.assert_close(moves[10.0][name], moves[1.0][name])
+
+
+@pytest.mark.slow
+def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
+    step = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
+    # Without dropout, which would differ; batch normalisation stays as it was, since the encoder is frozen.
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    step |= {"decoder_overrides": json.dumps(dropout), "model_overrides": '{"freeze_encoder": true}'}
+    script = str(ROOT / "training" / "train_report_generator.py")
+    two = flags(run, **step, output_dir=tmp_path / "two", per_device_train_batch_size=3)
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *two],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+    )
+    train_report_generator.main(flags(run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
+    summaries = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
+    assert [summary["processes"] for summary in summaries] == [1, 2]
+    assert summaries[0]["eval_BLEU-4"] == pytest.approx(summaries[1]["eval_BLEU-4"])
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.parametrize(
