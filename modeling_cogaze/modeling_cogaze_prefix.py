@@ -87,20 +87,25 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         """Does nothing: saving the config writes the map of all Auto classes."""
 
     @classmethod
-    def from_base_models(cls, encoder: str | os.PathLike, base_model: str | os.PathLike, dtype=None, **fields):
+    def from_base_models(
+        cls, encoder: str | os.PathLike, base_model: str | os.PathLike | PreTrainedModel, dtype=None, **fields
+    ):
         """A model to be trained: pretrained encoder and language model, new adapter and LoRA, in float32.
 
         Args:
             encoder: folder or Hub id of a CoGaze checkpoint.
-            base_model: folder or Hub id of a causal language model.
+            base_model: folder or Hub id of a causal language model; or one that has neither, and is then saved along.
             dtype: the language model's, such as torch.bfloat16; by default as it is stored.
             fields: of the config.
         """
         encoder_model = _load_encoder(encoder)
-        language_model = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype or "auto")
         named = {"encoder_name_or_path": os.fspath(encoder)}
-        if fields.get("freeze_language_model", True):
-            named["base_model_name_or_path"] = os.fspath(base_model)
+        if isinstance(base_model, PreTrainedModel):
+            language_model = base_model
+        else:
+            language_model = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype or "auto")
+            if fields.get("freeze_language_model", True):
+                named["base_model_name_or_path"] = os.fspath(base_model)
         config = cls.config_class(
             encoder_config=_fields(encoder_model.config), text_config=_fields(language_model.config), **named | fields
         )
@@ -189,11 +194,14 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         model.adapter.to(device)
         return model
 
-    def save_pretrained(self, save_directory, is_main_process: bool = True, state_dict: dict | None = None, **kwargs):
-        """As `PreTrainedModel.save_pretrained`, without the frozen weights whose checkpoint the config names."""
-        state_dict = self.state_dict() if state_dict is None else state_dict
-        state_dict = {name: value for name, value in state_dict.items() if not self._comes_from_elsewhere(name)}
-        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+    @property
+    def _keys_to_ignore_on_save(self) -> set[str]:
+        """Asked for by `save_pretrained` and by the Trainer; what the config says now, whatever it said before."""
+        return {name for name in self.state_dict() if self._comes_from_elsewhere(name)}
+
+    @_keys_to_ignore_on_save.setter
+    def _keys_to_ignore_on_save(self, value):
+        pass
 
     def _comes_from_elsewhere(self, name: str) -> bool:
         if name.startswith("encoder."):

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, LogitsProcessorList
 
 from .processing_cogaze import VIEW_POSITIONS, CoGazeProcessor
-from .prompts import REPORT_KINDS, encode_prompt
+from .prompts import PROMPT_PARTS, REPORT_KINDS, encode_prompt
 from .structured_generation import StructuredReportLogitsProcessor
 
 
@@ -26,6 +26,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         context_tokenizer: the encoder's, for indication and history.
         num_image_tokens: placeholders of an image in the prompt.
         report_kind: "free_text" or "structured" (SRRG's headers).
+        prompt_parts: which of "similar_report" and "diseases" the prompt has; the other is left out where it is given.
         image_token: the placeholder.
         max_similar_report_length: tokens of the similar report that are kept, the last ones.
         max_prompt_length: tokens of a prompt, the image's apart; the similar report is cut further to keep to it.
@@ -42,6 +43,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         context_tokenizer,
         num_image_tokens: int = 256,
         report_kind: str = "free_text",
+        prompt_parts: Sequence[str] = PROMPT_PARTS,
         image_token: str = "<image>",
         max_similar_report_length: int = 100,
         max_prompt_length: int = 400,
@@ -55,6 +57,8 @@ class CoGazePrefixProcessor(CoGazeProcessor):
     ):
         if report_kind not in REPORT_KINDS:
             raise ValueError(f"report_kind: {report_kind!r} is none of {REPORT_KINDS}.")
+        if not set(prompt_parts) <= set(PROMPT_PARTS):
+            raise ValueError(f"prompt_parts: {list(prompt_parts)} is not made of {list(PROMPT_PARTS)}.")
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer: it has no token that ends a report; set its eos_token.")
         if image_token not in tokenizer.get_vocab():
@@ -74,6 +78,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         )
         self.num_image_tokens = num_image_tokens
         self.report_kind = report_kind
+        self.prompt_parts = list(prompt_parts)
         self.image_token = image_token
         self.max_similar_report_length = max_similar_report_length
         self.max_prompt_length = max_prompt_length
@@ -185,12 +190,13 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         for i, (draft, names) in enumerate(zip(drafts, diseases, strict=True)):
             if isinstance(names, str | Mapping):
                 raise ValueError(f"diseases[{i}]: {names!r}; give a list of names for each image.")
+            names = self._texts(names or [], f"diseases[{i}]")
             ids = encode_prompt(
                 self.tokenizer,
                 self.report_kind,
                 self.image_token,
-                draft,
-                self._texts(names or [], f"diseases[{i}]"),
+                draft if "similar_report" in self.prompt_parts else "",
+                names if "diseases" in self.prompt_parts else (),
                 self.max_similar_report_length,
                 self.max_prompt_length,
             )
@@ -210,5 +216,5 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         return LogitsProcessorList([StructuredReportLogitsProcessor(self.tokenizer, 0, max_new_tokens)])
 
     def _collate(self, records: Sequence[Mapping], optional: list[str], report_labels: bool) -> BatchFeature:
-        own = [name for name in ("similar_report", "diseases") if any(record.get(name) for record in records)]
+        own = [name for name in PROMPT_PARTS if any(record.get(name) for record in records)]
         return super()._collate(records, [*optional, *own], report_labels)

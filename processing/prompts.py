@@ -7,6 +7,8 @@ from jinja2 import TemplateError
 from .reports import STRUCTURED_HEADERS
 
 REPORT_KINDS = ("free_text", "structured")
+# What a prompt may have beside the image.
+PROMPT_PARTS = ("similar_report", "diseases")
 
 _SYSTEM = {
     "free_text": "You are a radiologist. Generate a concise, accurate Findings section for a chest X-ray.",

@@ -19,18 +19,21 @@ class EncodedReports(Dataset):
     Args:
         memory: (V, N, M, W), V views of N images.
         labels: N rows of tokens, without padding.
+        prompts: N rows of tokens, without padding, that the reports stand behind; None where there are none.
     """
 
-    def __init__(self, memory: torch.Tensor, labels: list[torch.Tensor]):
+    def __init__(self, memory: torch.Tensor, labels: list[torch.Tensor], prompts: list[torch.Tensor] | None = None):
         self.memory = memory
         self.labels = labels
+        self.prompts = prompts
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         view = torch.randint(len(self.memory), ()) if len(self.memory) > 1 else 0
-        return {"memory": self.memory[view, index], "labels": self.labels[index]}
+        item = {"memory": self.memory[view, index], "labels": self.labels[index]}
+        return item if self.prompts is None else item | {"prompt": self.prompts[index]}
 
     @classmethod
     @torch.no_grad()
@@ -44,7 +47,7 @@ class EncodedReports(Dataset):
         was_training = model.training
         model.eval()
         wanted = set(inspect.signature(model.encode).parameters)
-        memories, labels = [], []
+        memories, labels, prompts = [], [], []
         for number, collate in enumerate(views):
             parts = []
             for start in tqdm(range(0, len(dataset), batch_size), desc="Encoding images", leave=False, disable=None):
@@ -52,16 +55,25 @@ class EncodedReports(Dataset):
                 rows = batch.pop("labels")
                 if number == 0:
                     labels += [row[row != -100] for row in rows]
+                    if "input_ids" in batch:
+                        masks = batch["attention_mask"].bool()
+                        prompts += [row[mask] for row, mask in zip(batch["input_ids"], masks, strict=True)]
                 own = {name: value.to(model.device) for name, value in batch.items() if name in wanted}
                 encoded = model.encode(**own)
                 parts.append(encoded[0].cpu())
             memories.append(torch.cat(parts))
         model.train(was_training)
-        return cls(torch.stack(memories), labels)
+        return cls(torch.stack(memories), labels, prompts or None)
 
 
 def collate_encoded(items: list[dict[str, torch.Tensor]]) -> dict:
-    return {
+    batch = {
         "encoder_outputs": EncodedImages(last_hidden_state=torch.stack([item["memory"] for item in items])),
         "labels": pad_sequence([item["labels"] for item in items], batch_first=True, padding_value=-100),
     }
+    if "prompt" in items[0]:
+        prompts = [item["prompt"] for item in items]
+        masks = [torch.ones_like(prompt) for prompt in prompts]
+        for name, rows in (("input_ids", prompts), ("attention_mask", masks)):
+            batch[name] = pad_sequence(rows, batch_first=True, padding_side="left")
+    return batch

@@ -1,5 +1,6 @@
 """Reports written by a trained generator of any kind, batch by batch, and their scores."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 from processing.reports import parse_structured, structure_findings
 
+from .prompt_hints import encode_images, predicted_diseases, similar_reports
 from .report_metrics import MetricOptions, ReportPairs, score_reports
+from .similar_cases import SimilarCases
 
 FRONTAL = ("PA", "AP")
 
@@ -38,17 +41,19 @@ class Preparation:
 
     report_kind: "structured" puts free-text findings under SRRG's headers; those that have headers stay.
     use_context: False leaves indication and history out (ablation).
+    hints: image_id -> what a language model's prompt says of it.
     """
 
     report_kind: str = "free_text"
     use_context: bool = True
+    hints: dict[str, dict] = field(default_factory=dict)
 
     def __call__(self, record: dict) -> dict:
         findings = record["findings"] or ""
         if self.report_kind == "structured" and not parse_structured(findings):
             findings = structure_findings(findings)
         context = {} if self.use_context else {"indication": "", "history": ""}
-        return record | context | {"findings": findings, "gaze": []}
+        return record | context | self.hints.get(record.get("image_id"), {}) | {"findings": findings, "gaze": []}
 
 
 class ReportWriter:
@@ -67,15 +72,22 @@ class ReportWriter:
         self.options = dict(options or {})
         self.batch_size = batch_size
         if constrain:
-            length = self.options.get("max_new_tokens", model.generation_config.max_new_tokens)
-            self.options["logits_processor"] = processor.structured_constraint(length)
+            self.constrain()
+
+    def constrain(self) -> None:
+        """Let nothing but valid structured reports through."""
+        length = self.options.get("max_new_tokens", self.model.generation_config.max_new_tokens)
+        self.options["logits_processor"] = self.processor.structured_constraint(length)
+
+    def inputs(self, records: Sequence[dict]) -> dict:
+        """What `generate` is given for a batch of records."""
+        batch = self.processor.collate([image_alone(self.prepare(record)) for record in records])
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
     @torch.no_grad()
     def write(self, records: Sequence[dict], grounding: bool = False):
         """Reports of one batch of records, and with `grounding` what `generate` says of their sentences, else None."""
-        hidden = {"findings": "", "labels": None, "gaze": []}
-        batch = self.processor.collate([self.prepare(record) | hidden for record in records])
-        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        batch = self.inputs(records)
         if grounding:
             grounded = self.model.generate(**batch, **self.options, return_grounding=True, processor=self.processor)
             return self.processor.decode_reports(grounded.sequences), grounded
@@ -93,6 +105,33 @@ class ReportWriter:
         self.model.train(was_training)
 
 
+class PromptedReportWriter(ReportWriter):
+    """A language model whose prompts say what the encoder finds: the report of a similar case, predicted diseases.
+
+    Args:
+        cases: the index beside the checkpoint; None leaves similar reports out.
+    """
+
+    def __init__(self, *args, cases: SimilarCases | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.cases = cases
+
+    def inputs(self, records: Sequence[dict]) -> dict:
+        encoded = encode_images(self.model, super().inputs(records))
+        drafts = names = [None] * len(records)
+        if self.cases is not None and "similar_report" in self.processor.prompt_parts:
+            drafts = similar_reports(self.cases, self.model.get_image_features(encoded), records)
+        if "diseases" in self.processor.prompt_parts:
+            names = predicted_diseases(self.model, encoded)
+        prompts = self.processor.prompts(drafts, names)
+        return {name: tensor.to(self.model.device) for name, tensor in prompts.items()} | {"encoder_outputs": encoded}
+
+
+def image_alone(record: dict) -> dict:
+    """A record without what a report generator is not to read."""
+    return record | {"findings": "", "labels": None, "gaze": []}
+
+
 def prediction_row(record: dict, reference: str, report: str) -> dict:
     """What `training/evaluate_reports.py` reads."""
     return {
@@ -108,7 +147,15 @@ def prediction_row(record: dict, reference: str, report: str) -> dict:
 def open_writer(checkpoint: str, device: str = "cpu", **options) -> ReportWriter:
     """The writer of a checkpoint of any report generator. `options` are `ReportWriter`'s."""
     model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval().to(device)
-    return ReportWriter(model, AutoProcessor.from_pretrained(checkpoint), **options)
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    if model.config.model_type != "cogaze_prefix":
+        return ReportWriter(model, processor, **options)
+    cases = SimilarCases.of_checkpoint(checkpoint)
+    if cases is not None:
+        cases.check(model.encoder.cogaze)
+    elif "similar_report" in processor.prompt_parts:
+        warnings.warn(f"{checkpoint} comes without an index of similar cases: prompts have no draft.", stacklevel=2)
+    return PromptedReportWriter(model, processor, cases=cases, **options)
 
 
 def one_per_study(dataset) -> list[int]:

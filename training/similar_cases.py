@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow.parquet
 import torch
 from datasets import Dataset
+from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -32,7 +33,7 @@ from .feature_cache import weights_fingerprint
 from .scorers import Scorer, load_scorer
 
 FOLDER = "similar_cases"
-_COLUMNS = ("findings", "study_id", "patient_id", "image_id")
+COLUMNS = ("findings", "study_id", "patient_id", "image_id")
 _QUERIES = 4096
 _INNER_PRODUCT = 0  # faiss.METRIC_INNER_PRODUCT; datasets says how to install FAISS where it is missing
 
@@ -65,7 +66,7 @@ class SimilarCases:
         written = [row for row, findings in enumerate(cases["findings"]) if findings]
         if not written:
             raise ValueError("cases: none of them has findings.")
-        self.cases = cases.select_columns(list(_COLUMNS)).select(written)
+        self.cases = cases.select_columns(list(COLUMNS)).select(written)
         self.latents = _unit(np.asarray(latents)[written])
         self.encoder = encoder
         self.cases.add_faiss_index_from_external_arrays(self.latents, "latents", metric_type=_INNER_PRODUCT)
@@ -81,7 +82,7 @@ class SimilarCases:
         """The index of a data set's images, as `load_scorer(checkpoint)` reads them with view position and context."""
         records = records.select([row for row, findings in enumerate(records["findings"]) if findings])
         latents = scorer.embed_images(records, "context")
-        return cls(records.select_columns(list(_COLUMNS)), latents, weights_fingerprint(scorer.model))
+        return cls(records.select_columns(list(COLUMNS)), latents, weights_fingerprint(scorer.model))
 
     def search(
         self,
@@ -162,6 +163,14 @@ class SimilarCases:
         save_file({"latents": self.latents}, partial / "latents.safetensors", metadata={"encoder": self.encoder or ""})
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: str | Path) -> "SimilarCases | None":
+        """The index beside a checkpoint, a folder or a Hub id; None where there is none."""
+        folder = Path(checkpoint) / FOLDER
+        if not Path(checkpoint).is_dir():
+            folder = Path(snapshot_download(str(checkpoint), allow_patterns=f"{FOLDER}/*")) / FOLDER
+        return cls.load(folder) if folder.is_dir() else None
 
     @classmethod
     def load(cls, folder: str | Path) -> "SimilarCases":

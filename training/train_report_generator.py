@@ -18,8 +18,10 @@ from accelerate.utils import gather_object
 from torch.utils.data import SequentialSampler
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     EarlyStoppingCallback,
     TrainingArguments,
     set_seed,
@@ -30,16 +32,22 @@ if __package__ in (None, ""):  # run as a file, by `accelerate launch`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "training"
 
-from processing.prompts import REPORT_KINDS
+from modeling_cogaze import CoGazePrefixConfig, CoGazePrefixForConditionalGeneration
+from modeling_cogaze.configuration_cogaze_prefix import PREFIX_LATENTS
+from processing import CoGazePrefixProcessor, CoGazeProcessor
+from processing.prompts import REPORT_KINDS, report_messages
+from processing.tokenization import build_tokenizer
 
 from .arguments import checkpoint_to_resume, mapping, parse_arguments
 from .data import AlignedAugmentation, keep_good_records, load_data
 from .encoded_reports import EncodedReports, collate_encoded
 from .files import write_json
 from .pretrain import EACH_EPOCH
+from .prompt_hints import hints_of_data
 from .provenance import training_facts
 from .report_metrics import FAMILIES, MetricOptions
-from .report_writing import Preparation, ReportWriter, WritingArguments, one_per_study, score_rows
+from .report_writing import Preparation, ReportWriter, WritingArguments, image_alone, one_per_study, score_rows
+from .similar_cases import FOLDER
 from .streams import TrainingStream
 from .trainer import PartsTrainer
 
@@ -51,17 +59,28 @@ class ReportArguments:
     train_data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
     validation_data: str = field(metadata={"help": "JSON, as train_data"})
     init_from: str = field(metadata={"help": "a checkpoint of the pretraining or of a report generator"})
-    decoder: Literal["cross_attention"] = field(
-        default="cross_attention", metadata={"help": "a decoder that reads the image by cross-attention"}
+    decoder: Literal["cross_attention", "prefix"] = field(
+        default="cross_attention",
+        metadata={"help": "reads the image by cross-attention, or is any causal language model with it in its prompt"},
     )
     report_kind: Literal["free_text", "structured"] = "free_text"
     decoder_weights: str | None = field(
         default=None, metadata={"help": "pretrained language model: folder or Hub id; random weights if absent"}
     )
-    decoder_overrides: str | None = field(default=None, metadata={"help": "JSON: fields of the decoder's config"})
+    decoder_overrides: str | None = field(
+        default=None, metadata={"help": "JSON: fields of the decoder's config, where it has random weights"}
+    )
     model_overrides: str | None = field(default=None, metadata={"help": "JSON: any field of the model's config"})
     processor_overrides: str | None = field(
         default=None, metadata={"help": "JSON: lengths and formats of the processor, such as max_report_length"}
+    )
+    prompt_parts: list[str] | None = field(
+        default=None,
+        metadata={"help": "prefix: what the prompt says beside the image, similar_report and diseases if absent"},
+    )
+    similar_cases: str | None = field(
+        default=None,
+        metadata={"help": "prefix: folder of training/similar_cases.py; made of the training data if absent"},
     )
     encode_once: int = field(
         default=0,
@@ -95,22 +114,18 @@ class ReportArguments:
 class Variant:
     """A kind of decoder.
 
-    build: arguments -> processor and model. prepare: arguments, processor, model, training data -> what is added to
-    each record. learning_rate_factors: where none are given.
+    build: arguments, training data -> processor and model. learning_rate_factors: where none are given.
     """
 
-    build: Callable[[ReportArguments], tuple]
-    prepare: Callable[..., Callable[[dict], dict]]
+    build: Callable[..., tuple]
     learning_rate_factors: dict[str, float]
 
 
-def build_cross_attention(arguments: ReportArguments) -> tuple:
+def build_cross_attention(arguments: ReportArguments, train) -> tuple:
     """The processor and the model of a decoder with cross-attention, on a pretrained encoder of either family."""
     processor = AutoProcessor.from_pretrained(arguments.init_from)
     config = AutoConfig.from_pretrained(arguments.init_from)
-    for name, value in mapping(arguments.model_overrides, "model_overrides").items():
-        if not hasattr(config, name):
-            raise ValueError(f"model_overrides: {name!r} is no field of a {type(config).__name__}.")
+    for name, value in model_overrides(arguments, type(config)).items():
         setattr(config, name, value)
     if arguments.encode_once:
         config.freeze_encoder = True
@@ -125,14 +140,52 @@ def build_cross_attention(arguments: ReportArguments) -> tuple:
     )
 
 
-def prepare_cross_attention(arguments: ReportArguments, processor, model, train) -> Preparation:
-    return Preparation(arguments.report_kind, use_context=not arguments.no_context)
+def build_prefix(arguments: ReportArguments, train) -> tuple:
+    """The processor and the model of a language model behind a pretrained CoGaze, or of a generator of that kind."""
+    overrides = model_overrides(arguments, CoGazePrefixConfig)
+    options = {} if arguments.prompt_parts is None else {"prompt_parts": arguments.prompt_parts}
+    if AutoConfig.from_pretrained(arguments.init_from).model_type == CoGazePrefixConfig.model_type:
+        if arguments.decoder_weights or arguments.decoder_overrides:
+            raise ValueError("decoder_weights and decoder_overrides: init_from has a language model already.")
+        processor = AutoProcessor.from_pretrained(arguments.init_from, **options)
+        return processor, AutoModelForImageTextToText.from_pretrained(arguments.init_from, **overrides)
+    encoder_processor = CoGazeProcessor.from_pretrained(arguments.init_from)
+    if arguments.decoder_weights:
+        if arguments.decoder_overrides:
+            raise ValueError("decoder_overrides: the language model's config comes with decoder_weights.")
+        tokenizer = AutoTokenizer.from_pretrained(arguments.decoder_weights)
+        base = arguments.decoder_weights
+    else:
+        prompts = [message["content"] for kind in REPORT_KINDS for message in report_messages(kind, "", "-", "-")]
+        tokenizer = build_tokenizer([*train["findings"], *prompts * 20], len(encoder_processor.tokenizer))
+        base = random_language_model(tokenizer, mapping(arguments.decoder_overrides, "decoder_overrides"))
+    names = overrides.get("prefix_latents", PREFIX_LATENTS)
+    options["num_image_tokens"] = len(names) * AutoConfig.from_pretrained(arguments.init_from).num_latents
+    processor = CoGazePrefixProcessor.for_language_model(tokenizer, encoder_processor, **options)
+    model = CoGazePrefixForConditionalGeneration.from_base_models(
+        arguments.init_from, base, image_token_id=processor.image_token_id, **overrides
+    )
+    return processor, model
+
+
+def random_language_model(tokenizer, fields: dict):
+    """A causal language model of random weights, a Llama unless `fields` of its config say otherwise."""
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    config = {"model_type": "llama", "vocab_size": len(tokenizer)} | special | fields
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+
+
+def model_overrides(arguments: ReportArguments, config_class: type) -> dict:
+    overrides = mapping(arguments.model_overrides, "model_overrides")
+    for name in overrides:
+        if name not in config_class.__dataclass_fields__:
+            raise ValueError(f"model_overrides: {name!r} is no field of a {config_class.__name__}.")
+    return overrides
 
 
 VARIANTS = {
-    "cross_attention": Variant(
-        build_cross_attention, prepare_cross_attention, {"decoder": 10.0, "memory_projection": 10.0}
-    ),
+    "cross_attention": Variant(build_cross_attention, {"decoder": 10.0, "memory_projection": 10.0}),
+    "prefix": Variant(build_prefix, {"adapter": 0.2}),
 }
 
 
@@ -150,7 +203,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise ValueError("train_data: report generators are not trained from shards; give the data set itself.")
 
     variant = VARIANTS[arguments.decoder]
-    processor, model = variant.build(arguments)
+    processor, model = variant.build(arguments, train)
     for name, value in mapping(arguments.processor_overrides, "processor_overrides").items():
         if not hasattr(processor, name):
             raise ValueError(f"processor_overrides: {name!r} is nothing that a {type(processor).__name__} has.")
@@ -159,7 +212,7 @@ def main(argv: list[str] | None = None) -> dict:
     if arguments.report_kind == "structured":
         processor.structured_constraint()  # raises where the tokenizer cannot write the template
     model.generation_config.update(**{"num_beams": 1, "max_new_tokens": 100} | writing.options())
-    prepare = variant.prepare(arguments, processor, model, train)
+    prepare = Preparation(arguments.report_kind, use_context=not arguments.no_context)
 
     skipped = {}
     with training.main_process_first(desc="checking records"):
@@ -173,6 +226,18 @@ def main(argv: list[str] | None = None) -> dict:
         if reasons:
             print(f"Skipped {sum(reasons.values())} unusable {split} records: {dict(reasons)}")
 
+    cases = None
+    if hasattr(processor, "prompt_parts"):
+        prepare.hints, cases = hints_of_data(
+            model.to(training.device),
+            processor,
+            ReportCollator(processor, lambda record: image_alone(prepare(record)), report_labels=False),
+            train,
+            validation,
+            arguments.similar_cases,
+            training.per_device_eval_batch_size,
+            training.dataloader_num_workers,
+        )
     augmentation = AlignedAugmentation(arguments.crop, arguments.exposure) if arguments.crop else None
     plain = ReportCollator(processor, prepare, arguments.on_bad_record)
     collators = {
@@ -218,6 +283,8 @@ def main(argv: list[str] | None = None) -> dict:
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         processor.save_pretrained(training.output_dir)
+        if cases is not None:
+            cases.save(Path(training.output_dir) / FOLDER)
         summary = metrics | {
             "report_kind": arguments.report_kind,
             "skipped_records": {split: sum(reasons.values()) for split, reasons in skipped.items()},
@@ -236,6 +303,9 @@ def _check(arguments: ReportArguments, options: MetricOptions) -> None:
     if arguments.report_kind not in REPORT_KINDS:
         raise ValueError(f"report_kind: {arguments.report_kind!r} is none of {REPORT_KINDS}.")
     known = [name for family in arguments.metrics if family in FAMILIES for name in FAMILIES[family].names]
+    prefix = AutoConfig.from_pretrained(arguments.init_from).model_type == CoGazePrefixConfig.model_type
+    if prefix and arguments.decoder != "prefix":
+        raise ValueError("decoder: init_from is a language model with the image in its prompt; give --decoder prefix.")
     unknown = [name for name in arguments.best_by if name not in known]
     if unknown:
         raise ValueError(f"best_by: {unknown[0]!r} is no score of metrics {arguments.metrics}; they give {known}.")
@@ -272,18 +342,24 @@ class ReportCheck:
 
 
 class ReportCollator:
-    """Records -> inputs of a report generator, with the reports as labels. augmentation: None in evaluation."""
+    """Records -> inputs of a report generator, with the reports as labels.
 
-    def __init__(self, processor, prepare, on_bad_record="raise", augmentation=None, context_dropout=0.0):
+    augmentation: None in evaluation. report_labels: False leaves the reports out.
+    """
+
+    def __init__(
+        self, processor, prepare, on_bad_record="raise", augmentation=None, context_dropout=0.0, report_labels=True
+    ):
         self.processor = processor
         self.prepare = prepare
         self.on_bad_record = on_bad_record
         self.augmentation = augmentation
         self.context_dropout = context_dropout
+        self.report_labels = report_labels
 
     def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
         prepared = [self._augmented(self.prepare(record)) for record in records]
-        batch = self.processor.collate(prepared, self.on_bad_record, report_labels=True)
+        batch = self.processor.collate(prepared, self.on_bad_record, self.report_labels)
         if self.augmentation:
             batch["pixel_values"] = self.augmentation.pixels(batch["pixel_values"])
         return dict(batch)
