@@ -33,6 +33,7 @@ from .downstream_data import FinetuneCollator, Preparation, Splits, Task, labell
 from .evaluate_alignment import ON_PHANTOM
 from .files import write_json, write_text
 from .pretrain import FAMILIES
+from .provenance import training_facts
 from .trainer import PartsTrainer
 
 # What may differ between runs whose results stand together.
@@ -248,7 +249,7 @@ def _run_once(
         learning_rate_factors=factors,
     )
     last = get_last_checkpoint(training.output_dir) if resume and folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trained = trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
 
     trainer.compute_metrics = None  # from here on with the thresholds of the validation images
@@ -271,6 +272,9 @@ def _run_once(
     if trainer.is_world_process_zero():
         processor.save_pretrained(folder)
         _save_predictions(folder, test.predictions, test.label_ids)
+        started_from = None if arguments.from_scratch else arguments.checkpoint
+        facts = training_facts(trained.metrics["train_runtime"], train, started_from)
+        write_json(folder / "training.json", facts | {"train_records": len(train), "processes": training.world_size})
         write_json(folder / "metrics.json", result)
     trainer.accelerator.wait_for_everyone()
     return result

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from processing.datasets.phantom import load_phantom
+from tests.training import small
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,11 @@ def tiny_run(small_phantom, phantom_cache):
         "disable_tqdm": "True",
         "use_cpu": "True",
     }
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> str:
+    """A CoGaze pretraining checkpoint at 64 pixels, with its processor."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    small.save_pretrained(folder)
+    return str(folder)

@@ -13,27 +13,15 @@ from safetensors.torch import load_file
 from sklearn.metrics import f1_score, roc_auc_score
 from transformers import AutoModelForImageClassification, AutoModelForPreTraining, AutoProcessor, pipeline
 
-from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, EgmaConfig, EgmaForPreTraining
-from processing import CoGazeProcessor, EgmaProcessor
+from modeling_cogaze import EgmaConfig, EgmaForPreTraining
+from processing import EgmaProcessor
 from processing.datasets.records import describe, record_features
 from processing.tokenization import build_tokenizer
+from tests.training import small
 from training import downstream_data, finetune_classification, finetune_segmentation
 
 NAMES = ["Mass", "Fracture", "Hernia"]
 SIZES = {"train": 48, "validation": 16, "test": 24}
-SMALL = {
-    "vision_config": {
-        "model_type": "convnext",
-        "image_size": 64,
-        "patch_size": 8,
-        "num_stages": 2,
-        "hidden_sizes": [16, 32],
-        "depths": [1, 1],
-        "layer_scale_init_value": 1.0,
-    },
-    "text_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
-    "segmentation_channels": [16, 16, 16, 8],
-}
 
 
 def picture(index: int, mass: bool, fracture: bool) -> tuple[Image.Image, list[dict]]:
@@ -123,25 +111,12 @@ def flags(output_dir, **changes) -> list[str]:
 
 
 def scratch(**overrides) -> dict:
-    small = SMALL | {"hidden_size": 32, "intermediate_size": 32, "perceiver_depth": 1, "num_latents": 4}
     return {
         "from_scratch": True,
         "model_size": "tiny",
         "vocab_size": 300,
-        "model_overrides": json.dumps(small | {"freeze_vision_encoder": False} | overrides),
+        "model_overrides": json.dumps(small.COGAZE | {"freeze_vision_encoder": False} | overrides),
     }
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pretrained")
-    torch.manual_seed(0)
-    config = CoGazeConfig.tiny(
-        vocab_size=300, hidden_size=32, intermediate_size=32, num_latents=4, label_names=["fracture", "Edema"], **SMALL
-    )
-    CoGazeForPreTraining(config).save_pretrained(folder)
-    CoGazeProcessor.for_model(build_tokenizer(["cough"], 300), config).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -214,22 +189,25 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
     assert finetune_classification.main(resumed)["metrics"] == whole["metrics"]
 
 
-def test_a_linear_probe_leaves_the_checkpoints_encoder_as_it_was(pretrained, tmp_path):
-    probe = {"checkpoint": pretrained, "linear_probe": True, "num_train_epochs": 1, "weight_decay": 0.1}
+def test_a_linear_probe_leaves_the_checkpoints_encoder_as_it_was(tiny_checkpoint, tmp_path):
+    probe = {"checkpoint": tiny_checkpoint, "linear_probe": True, "num_train_epochs": 1, "weight_decay": 0.1}
     summary = finetune_classification.main(flags(tmp_path, **probe))
-    before, after = load_file(Path(pretrained) / "model.safetensors"), load_file(tmp_path / "seed-0/model.safetensors")
+    before, after = (
+        load_file(Path(tiny_checkpoint) / "model.safetensors"),
+        load_file(tmp_path / "seed-0/model.safetensors"),
+    )
     shared = {name for name in before if name.startswith("cogaze.")}
     assert shared and all(after[name].equal(before[name]) for name in shared)
     assert summary["seeds"][0]["trained_parameters"] == 32 * 2 + 2
 
 
-def test_without_a_step_the_disease_head_classifies(pretrained, data, tmp_path):
-    start = {"checkpoint": pretrained, "init_from_disease_head": True, "learning_rate": 0.0, "num_train_epochs": 1}
+def test_without_a_step_the_disease_head_classifies(tiny_checkpoint, data, tmp_path):
+    start = {"checkpoint": tiny_checkpoint, "init_from_disease_head": True, "learning_rate": 0.0, "num_train_epochs": 1}
     finetune_classification.main(flags(tmp_path, labels=["Fracture"], no_context=True, **start))
     kept = load_file(tmp_path / "seed-0" / "test.safetensors")["predictions"]
     model, processor = (
-        AutoModelForPreTraining.from_pretrained(pretrained).eval(),
-        AutoProcessor.from_pretrained(pretrained),
+        AutoModelForPreTraining.from_pretrained(tiny_checkpoint).eval(),
+        AutoProcessor.from_pretrained(tiny_checkpoint),
     )
     batch = processor(images=data["test"]["image"][:4], view_position=["PA"] * 4)
     with torch.no_grad():
@@ -237,8 +215,8 @@ def test_without_a_step_the_disease_head_classifies(pretrained, data, tmp_path):
     torch.testing.assert_close(kept[:4, 0], expected, atol=1e-5, rtol=0)
 
 
-def test_random_weights_in_the_checkpoints_shape(pretrained, tmp_path):
-    finetune_classification.main(flags(tmp_path, checkpoint=pretrained, from_scratch=True, num_train_epochs=1))
+def test_random_weights_in_the_checkpoints_shape(tiny_checkpoint, tmp_path):
+    finetune_classification.main(flags(tmp_path, checkpoint=tiny_checkpoint, from_scratch=True, num_train_epochs=1))
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "seed-0")
     assert model.config.num_latents == 4 and model.config.id2label == {0: "Mass", 1: "Fracture"}
     assert model.config.examples_per_class == [24, 16]
@@ -270,9 +248,9 @@ def test_masks_and_boxes_are_learnt_finding_by_finding(segmented):
     assert kept["references"][0].tolist() == [400, 288] and (kept["references"][1::2, 0] == 0).all()
 
 
-def test_without_labels_all_regions_are_one_lesion(pretrained, tmp_path):
+def test_without_labels_all_regions_are_one_lesion(tiny_checkpoint, tmp_path):
     summary = finetune_segmentation.main(
-        flags(tmp_path, labels=None, checkpoint=pretrained, num_train_epochs=1, linear_probe=True)
+        flags(tmp_path, labels=None, checkpoint=tiny_checkpoint, num_train_epochs=1, linear_probe=True)
     )
     assert summary["labels"] == ["lesion"] and summary["test_positives"] == {"lesion": 16}
     kept = load_file(tmp_path / "seed-0" / "test.safetensors")
@@ -281,7 +259,7 @@ def test_without_labels_all_regions_are_one_lesion(pretrained, tmp_path):
 
 def test_egma_is_fine_tuned_by_the_same_scripts(tmp_path):
     torch.manual_seed(0)
-    config = EgmaConfig.tiny(vocab_size=300, projection_dim=32, pooled_text_layers=1, **SMALL)
+    config = EgmaConfig.tiny(vocab_size=300, projection_dim=32, pooled_text_layers=1, **small.ENCODERS)
     EgmaForPreTraining(config).save_pretrained(tmp_path / "egma")
     EgmaProcessor.for_model(build_tokenizer(["cough"], 300), config).save_pretrained(tmp_path / "egma")
     for name, script in (("classes", finetune_classification), ("masks", finetune_segmentation)):
