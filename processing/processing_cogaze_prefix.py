@@ -129,6 +129,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         picture_size: Sequence | None = None,
         similar_report: str | Sequence[str] | None = None,
         diseases: Sequence | None = None,
+        text: Any = None,
         report_labels: bool = False,
         return_tensors: str = "pt",
     ) -> BatchFeature:
@@ -136,7 +137,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
 
         Args:
             findings: the report, read only for `report_labels`: it never gets into a prompt.
-            gaze, labels, masks: taken and left aside.
+            gaze, labels, masks, text: taken and left aside (the image-text-to-text pipeline asks for a text).
             similar_report: findings of a similar case; "" or None where there is none.
             diseases: names of the predicted diseases of each image; [] or None where there are none.
             report_labels: also give the reports as `labels` (B, L) int64, `[begin] report [end]`, padding -100.

@@ -17,6 +17,7 @@ from transformers import (
     LlamaConfig,
     Qwen2Config,
     TextIteratorStreamer,
+    pipeline,
 )
 
 from modeling_cogaze import (
@@ -553,6 +554,15 @@ def test_reports_are_streamed(overfitted, processor):
     thread.join()
     assert len([piece for piece in pieces if piece]) > 5
     assert "".join(pieces).strip() == processor.decode_reports(model.generate(**one))[0]
+
+
+def test_the_pipeline_writes_a_report(overfitted, processor, studies):
+    model, _ = overfitted
+    write = pipeline("image-text-to-text", model=model, processor=processor)
+    options = {"indication": studies[0]["indication"], "max_new_tokens": 20}
+    found = write(studies[0]["image"], text="", **options)[0]["generated_text"]
+    inputs = processor(images=studies[0]["image"], indication=studies[0]["indication"])
+    assert found == processor.decode_reports(model.generate(**inputs, max_new_tokens=20))[0]
 
 
 def test_sentences_are_grounded_where_the_encoder_says(overfitted, processor):
