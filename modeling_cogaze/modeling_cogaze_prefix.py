@@ -142,12 +142,13 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
                 raise ValueError("lora_rank: the checkpoint has no LoRA, or LoRA of other layers; leave it out.")
             return (model, info) if wants_info else model
         weights = load_file(cached_file(pretrained_model_name_or_path, SAFE_WEIGHTS_NAME, **hub))
-        model = cls._on_base_models(config, weights, loading)
+        access = {name: hub[name] for name in ("cache_dir", "local_files_only", "token") if name in hub}
+        model = cls._on_base_models(config, weights, access, loading)
         model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         return model.eval()
 
     @classmethod
-    def _on_base_models(cls, config: CoGazePrefixConfig, weights: dict[str, torch.Tensor], loading: dict):
+    def _on_base_models(cls, config: CoGazePrefixConfig, weights: dict[str, torch.Tensor], access: dict, loading: dict):
         """The model with `weights`, and for those that are not among them the ones of the named checkpoints."""
         encoder, language_model = config.encoder_name_or_path, config.base_model_name_or_path
         if encoder is None:
@@ -160,11 +161,12 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             if info["missing_keys"]:
                 raise ValueError(f"encoder_config: the checkpoint lacks encoder.{min(info['missing_keys'])}.")
         else:
-            encoder = _load_encoder(encoder)
+            encoder = _load_encoder(encoder, **access)
         if language_model is None:
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         else:
-            language_model = AutoModelForCausalLM.from_pretrained(language_model, **{"dtype": "auto"} | loading)
+            loading = {"dtype": "auto"} | access | loading
+            language_model = AutoModelForCausalLM.from_pretrained(language_model, **loading)
         for argument, found, saved in (
             ("encoder_name_or_path", encoder.config.hidden_size, config.encoder_config.hidden_size),
             ("base_model_name_or_path", language_model.config.hidden_size, config.text_config.hidden_size),
@@ -435,12 +437,12 @@ def _without_sampling(given: GenerationConfig) -> GenerationConfig:
     )
 
 
-def _load_encoder(name_or_path: str | os.PathLike) -> CoGazeForPreTraining:
+def _load_encoder(name_or_path: str | os.PathLike, **access) -> CoGazeForPreTraining:
     """A CoGaze checkpoint of any kind; its disease heads are left out where it has none."""
-    fields, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    fields, _ = PreTrainedConfig.get_config_dict(name_or_path, **access)
     if fields.get("model_type") != "cogaze":
         raise ValueError(f"encoder_name_or_path: {name_or_path} is no CoGaze, but {fields.get('model_type')!r}.")
-    encoder, info = CoGazeForPreTraining.from_pretrained(name_or_path, output_loading_info=True)
+    encoder, info = CoGazeForPreTraining.from_pretrained(name_or_path, output_loading_info=True, **access)
     if any("_classifier." in name for name in info["missing_keys"]):
         del encoder.vision_classifier, encoder.report_classifier
         encoder.config.use_classification = False
