@@ -393,7 +393,9 @@ class ReportTrainer(PartsTrainer):
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self.score().items()})
+        with self.compute_loss_context_manager():  # in the precision of the run
+            scores = self.score()
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
         return output
 
 
