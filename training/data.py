@@ -1,5 +1,6 @@
 """From a data set's name in a config to batches: loading, checking, augmenting, collating."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ def keep_good_records(
         _RecordCheck(processor, prepare),
         with_indices=True,
         remove_columns=dataset.column_names,
-        num_proc=num_proc,
+        # One worker is this process: a forked one pays off only beside others.
+        num_proc=num_proc if num_proc and num_proc > 1 else None,
         desc="Checking records",
         new_fingerprint=Hasher.hash([dataset._fingerprint, processor.to_json_string(), prepared, "check-1"]),
     )
@@ -107,8 +109,12 @@ class _RecordCheck:
     def __init__(self, processor, prepare: Callable[[dict], dict]):
         self.processor = processor
         self.prepare = prepare
+        self.process = os.getpid()
 
     def __call__(self, record: dict, index: int) -> dict:
+        if os.getpid() != self.process:
+            # A fork has none of the threads that torch has started before, and would wait for them forever.
+            torch.set_num_threads(1)
         try:
             self.processor.collate([self.prepare(record)])
         except (ValueError, OSError) as error:
