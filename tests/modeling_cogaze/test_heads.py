@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSemanticSegmentation,
     BitImageProcessor,
+    MobileNetV2ImageProcessor,
     pipeline,
 )
 
@@ -313,3 +314,21 @@ def test_the_image_classification_pipeline(family, tmp_path, problem):
     logits = model(classify.image_processor(images=image, return_tensors="pt")["pixel_values"]).logits[0]
     expected = logits.softmax(dim=0) if problem == "single" else logits.sigmoid()
     assert [scores[name] for name in names["id2label"].values()] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_the_image_segmentation_pipeline_with_exclusive_classes(family, tmp_path):
+    """It takes the most likely class of each pixel, and needs an image processor that brings maps to a size."""
+    names = {"id2label": {0: "background", 1: "mass"}, "problem_type": "single_label_classification"}
+    model = build(family, "segmentation", **names)
+    model.save_pretrained(tmp_path)
+    size = {"height": 64, "width": 64}
+    processor = MobileNetV2ImageProcessor(size=size, do_center_crop=False)
+    processor.save_pretrained(tmp_path)
+    segment = pipeline("image-segmentation", model=str(tmp_path))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).convert("RGB")
+    found = {each["label"]: np.asarray(each["mask"]) > 0 for each in segment(image)}
+    classes = model(segment.image_processor(images=image, return_tensors="pt")["pixel_values"]).logits[0].argmax(dim=0)
+    assert set(found) == {names["id2label"][index] for index in classes.unique().tolist()}
+    for index, name in names["id2label"].items():
+        if name in found:
+            np.testing.assert_array_equal(found[name], classes.numpy() == index)

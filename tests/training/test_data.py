@@ -7,6 +7,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from processing.datasets import registry
 from processing.gaze import gaze_targets
@@ -58,6 +59,22 @@ def test_collator_leaves_out_what_an_ablation_leaves_out():
     assert kept["indication"] == "cough" and kept["gaze"]
     dropped = PretrainingCollator(_Echo(), gaze_fraction=0.0, use_context=False)([record])["records"][0]
     assert dropped["indication"] == "" and dropped["gaze"] == []
+
+
+def test_masks_are_cropped_like_the_picture():
+    torch.manual_seed(0)
+    pixels = np.zeros((40, 80), np.uint8)
+    pixels[10:30, 20:50] = 255
+    record = {"image": Image.fromarray(pixels), "image_width": 800, "image_height": 400, "gaze": []}
+    moved = []
+    for _ in range(5):
+        cropped = AlignedAugmentation(crop=0.6).record(record | {"masks": (pixels > 0)[None].astype(np.uint8)})
+        shown = np.asarray(cropped["image"]) > 127
+        assert cropped["masks"].shape == (1, 40, 80) and cropped["masks"].dtype == np.uint8
+        # Bilinear edges and nearest ones differ by a pixel at most.
+        assert (shown != cropped["masks"][0]).sum() < 40
+        moved.append((shown != (pixels > 0)).sum())
+    assert max(moved) > 200
 
 
 def test_share_of_gaze_outside_0_and_1_is_refused():
