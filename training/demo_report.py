@@ -13,7 +13,7 @@ from .figures import grounding_figure
 from .files import write_json
 from .generate_reports import write_rows
 from .report_metrics import MetricOptions
-from .report_writing import ReportWriter, one_per_study, open_writer, score_rows
+from .report_writing import FRONTAL, ReportWriter, one_per_study, open_writer, score_rows
 
 CONFIG = Path(__file__).parent / "configs" / "demo_report.yaml"
 SCORE = "Phantom labels micro F1"
@@ -59,9 +59,14 @@ def scores(rows: list[dict], prefix: str) -> dict:
 
 
 def draw_report(writer: ReportWriter, test, places: list[int], path: Path) -> None:
-    """Where each sentence looks of the first held-out report that has three or more, if one has."""
+    """Where each sentence looks of the first held-out frontal image with a finding whose report has three or more.
+
+    Nothing where there is none.
+    """
     for place in places:
         record = test[place]
+        if record["view_position"] not in FRONTAL or not _positive(record["labels"]):
+            continue
         _, grounded = writer.write([record], grounding=True)
         if len(grounded.sentences) >= 3:
             break
