@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -e ".[dev]" -c constraints.txt
 	touch $@
 
-demo: setup  ## render, pretrain, evaluate on unseen patients (15 minutes on two CPU cores)
+demo: setup  ## render, pretrain, evaluate on unseen patients, write reports (25 minutes on two CPU cores)
 	$(BIN)/python -m training.demo --output_dir $(OUT)/demo
 
 demo-egma: setup  ## the same for EGMA (10 minutes on two CPU cores)
