@@ -83,16 +83,16 @@ class DualEncoderMixin:
         self.text_model.set_input_embeddings(value)
 
     def run_vision_encoder(self, pixel_values: torch.Tensor, **kwargs):
-        """The vision encoder's outputs, without a graph where it is frozen, for (B, 3, H, W); the number of patches."""
+        """The vision encoder's outputs for (B, 3, H, W), no graph where it is frozen; rows and columns of patches."""
         if pixel_values.ndim != 4:
             raise ValueError(f"pixel_values: shape {tuple(pixel_values.shape)}; it must be (B, 3, H, W).")
         down, across = self.config.patch_stride
-        num_patches = (pixel_values.shape[2] // down) * (pixel_values.shape[3] // across)
+        grid_size = pixel_values.shape[2] // down, pixel_values.shape[3] // across
         pixel_values = pixel_values.to(self.vision_model.dtype)
         if self.config.freeze_vision_encoder:
             with torch.no_grad():
-                return self.vision_model(pixel_values, **kwargs), num_patches
-        return self.vision_model(pixel_values, **kwargs), num_patches
+                return self.vision_model(pixel_values, **kwargs), grid_size
+        return self.vision_model(pixel_values, **kwargs), grid_size
 
     def run_text_encoder(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs):
         """The text encoder's outputs for (N, L) tokens; hidden states are of no use where the mask is 0."""

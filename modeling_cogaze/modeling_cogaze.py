@@ -1,5 +1,6 @@
 """CoGaze (arXiv 2603.26049): a dual encoder for chest radiographs that learns from clinical context and gaze."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -187,11 +188,14 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         self.post_init()
         self.vision_model.requires_grad_(not config.freeze_vision_encoder)
 
-    def get_vision_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """The vision encoder's own tokens (B, P or 1 + P, W), global token first, and P; pixels are (B, 3, H, W)."""
-        outputs, num_patches = self.run_vision_encoder(pixel_values)
-        global_token, patches = vision_tokens(outputs, num_patches)
-        return (patches if global_token is None else torch.cat([global_token, patches], dim=1)), num_patches
+    def get_vision_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The vision encoder's own tokens (B, P or 1 + P, W), global token first, and the patches' rows and columns.
+
+        pixel_values: (B, 3, H, W).
+        """
+        outputs, grid_size = self.run_vision_encoder(pixel_values)
+        global_token, patches = vision_tokens(outputs, math.prod(grid_size))
+        return (patches if global_token is None else torch.cat([global_token, patches], dim=1)), grid_size
 
     def _stored_features(self, vision_features: torch.Tensor) -> torch.Tensor:
         if not self.config.freeze_vision_encoder:
@@ -224,15 +228,13 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         if (pixel_values is None) == (vision_features is None):
             raise ValueError("pixel_values and vision_features: give one of them.")
         if vision_features is None:
-            tokens = self.get_vision_features(pixel_values)[0]
-            down, across = self.config.patch_stride
-            grid_size = pixel_values.shape[2] // down, pixel_values.shape[3] // across
+            tokens, grid_size = self.get_vision_features(pixel_values)
         else:
             tokens, grid_size = self._stored_features(vision_features), self.config.grid_size
         if view_position_ids is None:
             view_position_ids = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
         tokens = self.image_projector(tokens.to(self.dtype), view_position_ids, grid_size)
-        return tokens, tokens[:, -grid_size[0] * grid_size[1] :]
+        return tokens, tokens[:, -math.prod(grid_size) :]
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden states (N, L, W) of the text encoder, before the projector; of no use where the mask is 0."""

@@ -1,5 +1,6 @@
 """EGMA (arXiv 2403.12416): a dual encoder whose patches and sentences are aligned by a radiologist's gaze."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -120,9 +121,9 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
         Patches are taken before a final LayerNorm where the backbone has one; the pooled output comes after it. One
         linear layer projects both.
         """
-        outputs, num_patches = self.run_vision_encoder(pixel_values, output_hidden_states=True)
+        outputs, grid_size = self.run_vision_encoder(pixel_values, output_hidden_states=True)
         outputs.last_hidden_state = outputs.hidden_states[-1]
-        pooled, patches = vision_tokens(outputs, num_patches)
+        pooled, patches = vision_tokens(outputs, math.prod(grid_size))
         if pooled is None:
             pooled = patches.mean(dim=1, keepdim=True)
         projected = self.vision_projection(torch.cat([pooled, patches], dim=1).to(self.dtype))

@@ -1,9 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,15 +9,12 @@ from safetensors.torch import load_file, save_file
 from modeling_cogaze import CoGazeForPreTraining, CoGazeModel
 from processing import CoGazeProcessor
 from processing.datasets.shards import write_shards
+from tests.training.runs import flags, in_two_processes
 from training import cache_features, pretrain
 from training.data import PretrainingCollator
 from training.feature_cache import INDEX, FeatureCache, quantise
 
 FROZEN = json.dumps({"freeze_vision_encoder": True})
-
-
-def flags(run: dict, **changes) -> list[str]:
-    return [part for name, value in (run | changes).items() for part in (f"--{name}", str(value))]
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +101,8 @@ def test_a_cache_goes_with_shards(checkpoint, tiny_run, small_phantom, tmp_path)
 
 
 def test_processes_share_the_images(checkpoint, tiny_run, small_phantom, tmp_path):
-    script = str(Path(cache_features.__file__))
     options = {"model": checkpoint, "data": tiny_run["train_data"], "out": tmp_path / "cache"}
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-        + flags(options),
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-    )
+    in_two_processes(cache_features, flags(options), tmp_path)
     read = FeatureCache(tmp_path / "cache")
     assert sorted(read.images) == sorted(small_phantom["image_id"])
     assert {shard.split("-")[1] for shard, _, _ in read.images.values()} == {"000", "001"}

@@ -1,10 +1,6 @@
 """Reports for files and data sets: formats, contexts, pictures, restarts."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,10 +12,9 @@ from modeling_cogaze import CoGazeConfig, CoGazeForConditionalGeneration
 from processing import CoGazeProcessor
 from processing.reports import structured_validity
 from processing.tokenization import build_tokenizer
+from tests.training.runs import in_two_processes
 from training import generate_reports
 from training.report_metrics import read_predictions
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -171,15 +166,8 @@ def test_wrong_input_is_named(checkpoint, images, tmp_path, options, message):
 
 @pytest.mark.slow
 def test_two_processes_share_the_work(checkpoint, data, tmp_path):
-    script = str(ROOT / "training" / "generate_reports.py")
     options = ["--checkpoint", str(checkpoint), "--data", data, "--device", "cpu", "--batch_size", "4"]
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *options]
-        + ["--output", str(tmp_path / "two.jsonl")],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=tmp_path,
-    )
+    in_two_processes(generate_reports, [*options, "--output", str(tmp_path / "two.jsonl")], tmp_path)
     one = write(checkpoint, "--data", data, "--output", tmp_path / "one.jsonl", "--batch_size", 4)
     assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
     assert len(one) > 12

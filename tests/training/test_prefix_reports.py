@@ -1,27 +1,22 @@
 """A language model behind CoGaze is trained, resumed, and writes reports with what its prompt says."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 
 from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, CoGazeModel
 from processing import CoGazeProcessor
 from processing.prompts import report_messages
 from processing.tokenization import build_tokenizer
+from tests.training.runs import flags, in_two_processes, weights
 from training import generate_reports, train_report_generator
 from training.prompt_hints import predicted_diseases, read_images, similar_reports
 from training.report_writing import PromptedReportWriter, image_alone, open_writer
 from training.similar_cases import SimilarCases
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
     "vision_config": {"image_size": 64, "hidden_sizes": [16, 32], "depths": [1, 1]},
     "text_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
@@ -37,14 +32,6 @@ LLAMA = {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
-
-
-def flags(run: dict, **changes) -> list[str]:
-    return [part for name, value in (run | changes).items() for part in (f"--{name}", str(value))]
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -211,14 +198,8 @@ def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
     """They share the reading of the images, too, for similar reports and diseases."""
     step = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
     step |= {"model_overrides": '{"lora_dropout": 0.0}'}
-    script = str(ROOT / "training" / "train_report_generator.py")
     two = flags(run, **step, output_dir=tmp_path / "two", per_device_train_batch_size=3)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *two],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-    )
+    in_two_processes(train_report_generator, two, tmp_path)
     assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
     train_report_generator.main(flags(run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")

@@ -1,27 +1,13 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from processing.datasets.phantom import load_phantom
+from tests.training.runs import flags, in_two_processes, weights
 from training import pretrain
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def flags(run: dict, **changes) -> list[str]:
-    return [part for name, value in (run | changes).items() for part in (f"--{name}", str(value))]
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +60,8 @@ def test_two_processes_step_as_one_with_twice_the_batch(tiny_run, tmp_path):
         "load_best_model_at_end": "False",
         "max_grad_norm": 0,
     }
-    script = str(ROOT / "training" / "pretrain.py")
     two = flags(tiny_run, **step, output_dir=tmp_path / "two", per_device_train_batch_size=3)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *two],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-    )
+    in_two_processes(pretrain, two, tmp_path)
     assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
     pretrain.main(flags(tiny_run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")

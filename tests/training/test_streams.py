@@ -1,24 +1,14 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from processing.datasets.shards import write_shards
+from tests.training.runs import flags, in_two_processes, weights
 from training import pretrain
 from training.data import load_data, stored_columns
 from training.streams import STATE, StreamLoader
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def flags(run: dict, **changes) -> list[str]:
-    return [part for name, value in (run | changes).items() for part in (f"--{name}", str(value))]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +28,6 @@ def run(tiny_run, shards):
 
 def ids(records):
     return [record["image_id"] for record in records if record is not None]
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +93,9 @@ def test_an_epoch_has_every_record_once_and_goes_on_anywhere(run, small_phantom,
 
 
 def test_processes_read_different_records_and_end_with_the_same_weights(run, shards, tmp_path):
-    script = str(ROOT / "training" / "pretrain.py")
     changes = {"num_train_epochs": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": "False"}
     arguments = flags(run, **changes, per_device_train_batch_size=3, output_dir=tmp_path)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-    )
+    in_two_processes(pretrain, arguments, tmp_path)
     summary = json.loads((tmp_path / "training.json").read_text())
     assert summary["processes"] == 2 and summary["train_records"] == 14
 

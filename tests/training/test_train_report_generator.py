@@ -1,38 +1,25 @@
 """Report generators are trained, resumed and scored."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, GPT2Config, GPT2LMHeadModel
 
 from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, EgmaConfig, EgmaForPreTraining
 from processing import CoGazeProcessor, EgmaProcessor
 from processing.reports import parse_structured, structured_validity
 from processing.tokenization import build_tokenizer
+from tests.training.runs import flags, in_two_processes, weights
 from training import train_report_generator
 from training.report_writing import Preparation, ReportWriter, one_per_study, score_rows
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
     "vision_config": {"image_size": 64, "hidden_sizes": [16, 32], "depths": [1, 1], "embedding_size": 8},
     "text_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
 }
 COGAZE = {"hidden_size": 32, "intermediate_size": 32, "perceiver_depth": 1, "num_latents": 4}
-
-
-def flags(run: dict, **changes) -> list[str]:
-    return [part for name, value in (run | changes).items() for part in (f"--{name}", str(value))]
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +141,8 @@ def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
     # Without dropout, which would differ; batch normalisation stays as it was, since the encoder is frozen.
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     step |= {"decoder_overrides": json.dumps(dropout), "model_overrides": '{"freeze_encoder": true}'}
-    script = str(ROOT / "training" / "train_report_generator.py")
     two = flags(run, **step, output_dir=tmp_path / "two", per_device_train_batch_size=3)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *two],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-    )
+    in_two_processes(train_report_generator, two, tmp_path)
     train_report_generator.main(flags(run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
     summaries = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
     assert [summary["processes"] for summary in summaries] == [1, 2]
