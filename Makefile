@@ -6,7 +6,7 @@ OUT ?= outputs
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-egma demo-egma-ablations space pretrain-phantom real test test-all lint format metrics-env benchmarks clean
+.PHONY: setup demo demo-egma demo-egma-ablations ablations space pretrain-phantom real test test-all lint format metrics-env benchmarks clean
 
 setup: $(READY)
 
@@ -26,6 +26,9 @@ demo-egma: setup  ## the same for EGMA (10 minutes on two CPU cores)
 
 demo-egma-ablations: setup  ## and each of its losses alone (half an hour)
 	$(BIN)/python -m training.demo_egma --output_dir $(OUT)/demo --ablations clip egf egm
+
+ablations: setup  ## the rows of both papers' ablation tables, one seed each (an hour on two CPU cores)
+	$(BIN)/python -m training.run_ablations --preset hour --output_dir $(OUT)/ablations
 
 ifndef COGAZE_MODEL
 space: export COGAZE_MODEL := $(OUT)/demo/cogaze-tiny-report

@@ -7,6 +7,18 @@ from scipy.special import gammaln, rel_entr
 from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 
 
+def retrieval_hits(
+    similarity: np.ndarray, relevant: np.ndarray, precision_at=(1, 5, 10), hit_rate_at=(5, 10)
+) -> dict[str, np.ndarray]:
+    """What the means of `retrieval_scores` are taken over: "p@k" and "r@k" of each query with a relevant item."""
+    has_relevant = relevant.any(axis=1)
+    similarity, relevant = similarity[has_relevant], relevant[has_relevant]
+    ranked = np.take_along_axis(relevant, np.argsort(-similarity, axis=1, kind="stable"), axis=1)
+    return {f"p@{k}": ranked[:, :k].mean(axis=1) for k in precision_at} | {
+        f"r@{k}": ranked[:, :k].any(axis=1) for k in hit_rate_at
+    }
+
+
 def retrieval_scores(
     similarity: np.ndarray, relevant: np.ndarray, precision_at=(1, 5, 10), hit_rate_at=(5, 10)
 ) -> dict:
@@ -19,19 +31,18 @@ def retrieval_scores(
         similarity: (Q, G) score of each gallery item for each query.
         relevant: (Q, G) bool.
     """
-    has_relevant = relevant.any(axis=1)
-    similarity, relevant = similarity[has_relevant], relevant[has_relevant]
-    queries, gallery = similarity.shape
-    scores = {"queries": int(queries), "gallery": int(gallery)}
+    counts = relevant.sum(axis=1)
+    counts = counts[counts > 0]
+    queries, gallery = len(counts), similarity.shape[1]
+    scores = {"queries": queries, "gallery": gallery}
     if not queries:
         return scores
-    ranked = np.take_along_axis(relevant, np.argsort(-similarity, axis=1, kind="stable"), axis=1)
-    counts = relevant.sum(axis=1)
+    hits = retrieval_hits(similarity, relevant, precision_at, hit_rate_at)
     for k in precision_at:
-        scores[f"p@{k}"] = float(ranked[:, :k].mean())
+        scores[f"p@{k}"] = float(hits[f"p@{k}"].mean())
         scores[f"p@{k}_chance"] = float(counts.mean() / gallery)
     for k in hit_rate_at:
-        scores[f"r@{k}"] = float(ranked[:, :k].any(axis=1).mean())
+        scores[f"r@{k}"] = float(hits[f"r@{k}"].mean())
         scores[f"r@{k}_chance"] = float(_chance_of_a_hit(counts, gallery, k).mean())
     return scores
 
@@ -94,6 +105,15 @@ def bootstrap_intervals(
             if np.isfinite(value):
                 values.setdefault(name, []).append(value)
     return {name: tuple(np.percentile(found, [2.5, 97.5]).tolist()) for name, found in values.items()}
+
+
+def mean_intervals(
+    values: dict[str, np.ndarray], groups: Sequence, rounds: int = 200, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """`bootstrap_intervals` of the means of (N,) arrays."""
+    return bootstrap_intervals(
+        lambda drawn: {name: float(own[drawn].mean()) for name, own in values.items()}, groups, rounds, seed
+    )
 
 
 def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import yaml
@@ -72,6 +72,30 @@ def mapping(value: dict | str | None, argument: str) -> dict:
     if not isinstance(parsed, dict):
         raise ValueError(f"{argument}: {value!r} is no JSON object.")
     return parsed
+
+
+# Of `TrainingArguments`: what results hang on, whatever the machine.
+SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
+SETTINGS += ("weight_decay", "lr_scheduler_type", "max_steps", "metric_for_best_model")
+
+
+def comparable_settings(arguments, training: TrainingArguments, left_out: Sequence[str] = ()) -> dict:
+    """What makes results comparable: a dataclass of arguments but for `left_out`, and `SETTINGS`, as JSON has them."""
+    own = {name: value for name, value in asdict(arguments).items() if name not in left_out}
+    return json.loads(json.dumps(own | {name: getattr(training, name) for name in SETTINGS}))
+
+
+def refuse_other_settings(folder: Path, earlier: dict, settings: dict, advice: str = "") -> None:
+    """
+    Raises:
+        ValueError: `folder` was made with `earlier` settings that differ from `settings`; names the first.
+    """
+    for name, value in settings.items():
+        if earlier.get(name) != value:
+            raise ValueError(
+                f"output_dir: {folder} was made with {name} = {earlier.get(name)!r}, now it is {value!r}; "
+                f"give another folder{advice}."
+            )
 
 
 def checkpoint_to_resume(training: TrainingArguments) -> str | None:

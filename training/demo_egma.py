@@ -2,7 +2,8 @@
 
     python -m training.demo_egma --output_dir outputs/demo --ablations clip egf egm
 
-The full model, L_EGF + L_EGM, is kept as `egma-tiny`; the ablations share its data, seed and number of steps.
+The full model, L_EGF + L_EGM, is kept as `egma-tiny`; the ablations share its data, seed and number of steps. What is
+finished is not run again: delete a run's folder for that.
 """
 
 import argparse
@@ -14,13 +15,14 @@ import yaml
 
 from processing.datasets.phantom import DEFAULT_SIZES, GALLERY_CLASSES, load_phantom, load_phantom_gallery
 
-from . import pretrain
 from .demo import draw_gaze
 from .evaluate_alignment import PROMPTS, evaluate, gaze_agreement, read_prompts, zero_shot
 from .evaluate_classes import PROMPTS as CLASS_PROMPTS
 from .evaluate_classes import combinatorial_prompts, evaluate_classes
 from .files import write_json
-from .scorers import load_scorer
+from .runs import pretrain_and_score
+from .scorers import Scorer
+from .tables import with_interval
 
 CONFIG = Path(__file__).parent / "configs" / "demo_egma.yaml"
 ABLATIONS = {"clip": ["clip"], "egf": ["egf"], "egm": ["egm"], "egf_egm": ["egf", "egm"]}
@@ -57,22 +59,25 @@ def main(argv: list[str] | None = None) -> dict:
     baseline = splits["train"].select(range(min(GAZE_BASELINE_RECORDS, len(splits["train"]))))
     prompts = read_prompts(PROMPTS)
 
+    def score_full(scorer: Scorer) -> dict:
+        gallery = load_phantom_gallery(max(1, min(40, sizes["test"] // 5)))
+        draw_gaze(scorer, splits["test"], arguments.output_dir / "gaze_egma.png")
+        metrics = evaluate(scorer, baseline, splits["validation"], splits["test"], gallery, prompts)
+        return metrics | {"classes": score_classes(scorer, gallery)}
+
+    def score_ablation(scorer: Scorer) -> dict:
+        metrics = zero_shot(scorer, splits["validation"], splits["test"], prompts["findings"], rounds=200)
+        return metrics | gaze_agreement(scorer, baseline, splits["test"], rounds=200)
+
     runs = {}
     for name in dict.fromkeys([*arguments.ablations, FULL]):
         checkpoint = arguments.output_dir / ("egma-tiny" if name == FULL else f"egma-ablations/{name}")
-        step(f"Pretraining EGMA tiny with {' + '.join(ABLATIONS[name])} on {len(splits['train'])} radiographs")
-        pretrain.main([*flags, "--output_dir", str(checkpoint), "--egma_losses", *ABLATIONS[name]])
-        step(f"Scoring {len(splits['test'])} radiographs of unseen patients")
-        scorer = load_scorer(str(checkpoint))
-        if name == FULL:
-            gallery = load_phantom_gallery(max(1, min(40, sizes["test"] // 5)))
-            metrics = evaluate(scorer, baseline, splits["validation"], splits["test"], gallery, prompts)
-            metrics["classes"] = score_classes(scorer, gallery)
-            draw_gaze(scorer, splits["test"], arguments.output_dir / "gaze_egma.png")
-        else:
-            metrics = zero_shot(scorer, splits["validation"], splits["test"], prompts["findings"], rounds=200)
-            metrics |= gaze_agreement(scorer, baseline, splits["test"], rounds=200)
-        runs[name] = metrics
+        step(
+            f"Pretraining EGMA tiny with {' + '.join(ABLATIONS[name])} on {len(splits['train'])} radiographs, "
+            f"scoring {len(splits['test'])} of unseen patients"
+        )
+        score = score_full if name == FULL else score_ablation
+        runs[name] = pretrain_and_score(checkpoint, [*flags, "--egma_losses", *ABLATIONS[name]], score)
     summary = runs[FULL] | {
         "ablations": {
             name: {key: value for key, value in metrics.items() if key.removesuffix("_interval") in COMPARED}
@@ -102,10 +107,7 @@ def report(summary: dict, output_dir: Path) -> str:
     """The numbers of all runs, and whether the full one beats the baseline beyond the baseline's interval."""
     lines = [f"Measured on {summary['measured_on']}", f"{'':<36}" + "".join(f"{n:>22}" for n in summary["ablations"])]
     for key, title in COMPARED.items():
-        cells = []
-        for metrics in summary["ablations"].values():
-            low, high = metrics[f"{key}_interval"]
-            cells.append(f"{metrics[key]:.3f} [{low:.3f}, {high:.3f}]")
+        cells = [with_interval(metrics[key], metrics[f"{key}_interval"]) for metrics in summary["ablations"].values()]
         lines.append(f"{title:<36}" + "".join(f"{cell:>22}" for cell in cells))
     if BASELINE in summary["ablations"]:
         full, baseline = summary["ablations"][FULL], summary["ablations"][BASELINE]

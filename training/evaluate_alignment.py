@@ -27,11 +27,14 @@ from processing.datasets.records import facts_of, label_names, label_targets
 from .alignment_metrics import (
     auroc_per_label,
     best_f1_threshold,
+    bootstrap_intervals,
     f1_at,
     gaze_pointing_game,
     grouped_bootstrap,
     jensen_shannon,
+    mean_intervals,
     phrase_grounding,
+    retrieval_hits,
     retrieval_scores,
 )
 from .arguments import mapping, parse_arguments
@@ -95,7 +98,12 @@ def evaluate(scorer: Scorer, train, validation, test, gallery, prompts: dict, ro
     }
 
 
-def zero_shot(scorer: Scorer, validation, test, prompts: dict, rounds: int) -> dict:
+def zero_shot(scorer: Scorer, validation, test, prompts: dict, rounds: int, groups: bool = True) -> dict:
+    """AUROC of every finding that prompts and labels have, and F1 at thresholds chosen on the validation images.
+
+    Args:
+        validation: None leaves F1 out. groups: score groups of patients too (`by_group`).
+    """
     names = [name for name in label_names(test) if name in prompts]
     columns = [label_names(test).index(name) for name in names]
     classes = scorer.embed_classes([prompts[name][side] for side in ("positive", "negative") for name in names])
@@ -105,7 +113,6 @@ def zero_shot(scorer: Scorer, validation, test, prompts: dict, rounds: int) -> d
         return positive - negative
 
     targets = label_targets(test["labels"])[:, columns]
-    known = label_targets(validation["labels"])[:, columns]
     metrics = {}
     for condition in scorer.conditions:
         scores = contrast(test, condition)
@@ -118,15 +125,21 @@ def zero_shot(scorer: Scorer, validation, test, prompts: dict, rounds: int) -> d
             rounds,
         )
         metrics[f"zero_shot_auroc{suffix}"] = per_finding
-        if condition == "no_context":
+        if condition == "no_context" and groups:
             metrics["zero_shot_groups"] = by_group(scores, targets, names, test, rounds)
-            chosen_on = contrast(validation, condition)
-            metrics["zero_shot_f1"] = {
-                name: f1_at(scores[:, c], targets[:, c], best_f1_threshold(chosen_on[:, c], known[:, c]))
-                for c, name in enumerate(names)
-                if name in per_finding and known[:, c].any()
-            }
+        if condition == "no_context" and validation is not None:
+            chosen_on, known = contrast(validation, condition), label_targets(validation["labels"])[:, columns]
+            scored = [c for c, name in enumerate(names) if name in per_finding and known[:, c].any()]
+            thresholds = {c: best_f1_threshold(chosen_on[:, c], known[:, c]) for c in scored}
+
+            def f1(rows, s=scores, chosen=thresholds):
+                return {names[c]: f1_at(s[rows, c], targets[rows, c], value) for c, value in chosen.items()}
+
+            metrics["zero_shot_f1"] = f1(slice(None))
             metrics["zero_shot_macro_f1"] = _mean(metrics["zero_shot_f1"].values())
+            metrics["zero_shot_intervals"] = bootstrap_intervals(
+                lambda rows, f1=f1: {"zero_shot_macro_f1": _mean(f1(rows).values())}, test["patient_id"], rounds
+            )
             # All called positive: what F1 is without looking.
             metrics["zero_shot_macro_f1_chance"] = _mean(
                 2 * targets[:, c].mean() / (1 + targets[:, c].mean()) for c, n in enumerate(names) if n in per_finding
@@ -189,53 +202,56 @@ def retrieval(scorer: Scorer, dataset, prefix: str, rounds: int, among: Sequence
     labels = label_targets(dataset["labels"])[:, [names.index(name) for name in among or names]]
     same_labels = (labels[:, None] == labels[None]).all(axis=2)
     studies = np.asarray(dataset["study_id"])
-    metrics = {}
+    patients = dataset["patient_id"]
+    metrics = {f"{prefix}_intervals": {}}
     for condition in scorer.conditions:
         similarity = scorer.similarity(dataset, condition, texts)
         suffix = "" if condition == "no_context" else f"_{condition}"
         for direction, scores in (("image_to_report", similarity), ("report_to_image", similarity.T)):
             for name, value in retrieval_scores(scores, same_labels).items():
                 metrics[f"{prefix}_{direction}_{name}{suffix}"] = value
+            if condition == "no_context":
+                for name, interval in mean_intervals(retrieval_hits(scores, same_labels), patients, rounds).items():
+                    metrics[f"{prefix}_intervals"][f"{prefix}_{direction}_{name}"] = interval
         if condition == "no_context":
-            metrics[f"{prefix}_image_to_report_p@1_interval"] = grouped_bootstrap(
-                lambda rows, s=similarity: retrieval_scores(s[rows], same_labels[rows], (1,), ())["p@1"],
-                dataset["patient_id"],
-                rounds,
-            )
+            name = f"{prefix}_image_to_report_p@1"
+            metrics[f"{name}_interval"] = _interval(metrics[f"{prefix}_intervals"], name)
             metrics[f"{prefix}_same_study"] = retrieval_scores(similarity, studies[:, None] == studies[None])
     return metrics
 
 
 def gaze_agreement(scorer: Scorer, train, test, rounds: int) -> dict:
-    """Predicted maps of spoken sentences against the recorded ones, and against lesion masks where there are any."""
+    """Predicted maps of spoken sentences against the recorded ones, and against lesion masks where there are any.
+
+    The baselines are averaged over `train`; None leaves them out.
+    """
     with_gaze = _with_gaze(test)
     if not len(with_gaze):
         return {}
     predicted, recorded, image, full = scorer.gaze_maps(with_gaze)
     sentences = _sentences(with_gaze)
     kept = ~full & (recorded.sum(axis=1) > 0)
-    baselines = mean_maps(scorer, _with_gaze(train))
-    types = [sentence_type(with_gaze[int(i)]["view_position"], text) for i, text in sentences]
-    rows = np.flatnonzero(~full)
-    by_type = np.zeros_like(predicted)
-    by_type[rows] = [baselines.get(kind, baselines[None]) for kind in types]
-    maps = {
-        "": predicted,
-        "_mean_map": np.broadcast_to(baselines[None], predicted.shape),
-        "_sentence_type_map": by_type,
-    }
+    maps = {"": predicted}
+    if train is not None:
+        baselines = mean_maps(scorer, _with_gaze(train))
+        views = with_gaze["view_position"][:]
+        types = [sentence_type(views[i], text) for i, text in sentences]
+        by_type = np.zeros_like(predicted)
+        by_type[~full] = [baselines.get(kind, baselines[None]) for kind in types]
+        maps |= {"_mean_map": np.broadcast_to(baselines[None], predicted.shape), "_sentence_type_map": by_type}
 
     patients = np.asarray(with_gaze["patient_id"])[image]
     truth = _distribution(recorded[kept])
     metrics = {"gaze_sentences": int(kept.sum()), "gaze_pointing_game_chance": 0.25}
     for suffix, values in maps.items():
         hits = gaze_pointing_game(values[kept], recorded[kept])
+        divergence = jensen_shannon(_distribution(values[kept]), truth)
         metrics[f"gaze_pointing_game{suffix}"] = float(hits.mean())
-        metrics[f"gaze_jensen_shannon{suffix}"] = float(jensen_shannon(_distribution(values[kept]), truth).mean())
+        metrics[f"gaze_jensen_shannon{suffix}"] = float(divergence.mean())
         if not suffix:
-            metrics["gaze_pointing_game_interval"] = grouped_bootstrap(
-                lambda rows, h=hits: float(h[rows].mean()), patients[kept], rounds
-            )
+            own = {"gaze_pointing_game": hits, "gaze_jensen_shannon": divergence}
+            metrics["gaze_intervals"] = mean_intervals(own, patients[kept], rounds)
+            metrics["gaze_pointing_game_interval"] = _interval(metrics["gaze_intervals"], "gaze_pointing_game")
     uniform = np.full_like(truth, 1 / truth.shape[1])
     metrics["gaze_jensen_shannon_chance"] = float(jensen_shannon(uniform, truth).mean())
     return metrics | _grounding(scorer, with_gaze, maps, image, full, rounds)
@@ -265,9 +281,9 @@ def _grounding(scorer, dataset, maps, image, full, rounds) -> dict:
         metrics[f"grounding_pointing_game{suffix}"] = float(hits.mean())
         metrics[f"grounding_cnr{suffix}"] = float(contrast.mean())
         if not suffix:
-            metrics["grounding_pointing_game_interval"] = grouped_bootstrap(
-                lambda r, h=hits: float(h[r].mean()), patients, rounds
-            )
+            own = {"grounding_pointing_game": hits, "grounding_cnr": contrast}
+            found = metrics["grounding_intervals"] = mean_intervals(own, patients, rounds)
+            metrics["grounding_pointing_game_interval"] = _interval(found, "grounding_pointing_game")
     return metrics | {"grounding_cnr_chance": 0.0}
 
 
@@ -280,7 +296,8 @@ def mean_maps(scorer: Scorer, train) -> dict:
         recorded.append(batch["gaze_targets"].cpu().numpy())
         full.append(batch["transcript_is_full"].cpu().numpy())
     recorded = np.concatenate(recorded)[~np.concatenate(full)]
-    kinds = [sentence_type(train[int(index)]["view_position"], text) for index, text in _sentences(train)]
+    views = train["view_position"][:]
+    kinds = [sentence_type(views[index], text) for index, text in _sentences(train)]
     looked = recorded.sum(axis=1) > 0
     groups: dict = {None: []}
     for kind, row, valid in zip(kinds, _distribution(recorded), looked, strict=True):
@@ -327,6 +344,10 @@ def _sentences(dataset) -> list[tuple[int, str]]:
         for reading in readings
         for sentence in reading["sentences"]
     ]
+
+
+def _interval(intervals: dict, name: str) -> tuple[float, float]:
+    return intervals.get(name, (float("nan"), float("nan")))
 
 
 def _distribution(rows: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ if __package__ in (None, ""):
 from processing.datasets.phantom import GALLERY_CLASSES, load_phantom_gallery
 from processing.datasets.records import label_names, label_targets
 
-from .alignment_metrics import grouped_bootstrap, retrieval_scores
+from .alignment_metrics import grouped_bootstrap, mean_intervals, retrieval_hits, retrieval_scores
 from .arguments import parse_arguments
 from .data import load_data
 from .files import write_json
@@ -142,27 +142,33 @@ def evaluate_classes(
         ),
         "accuracy_chance": float(share.max()),
         "macro_f1": f1_score(truth, predicted, average="macro"),
+        "macro_f1_interval": grouped_bootstrap(
+            lambda drawn: f1_score(truth[drawn], predicted[drawn], average="macro"), chosen["patient_id"], rounds
+        ),
         # Guessing uniformly: precision is the class's share, recall one in so many.
         "macro_f1_chance": float(np.mean(2 * share / (len(names) * share + 1))),
     }
     if hasattr(scorer, "ensemble"):
         metrics["ensemble"] = scorer.ensemble
-    return metrics | _query_retrieval(scorer, dataset, queries)
+    return metrics | _query_retrieval(scorer, dataset, queries, rounds)
 
 
-def _query_retrieval(scorer: Scorer, dataset, queries: dict) -> dict:
+def _query_retrieval(scorer: Scorer, dataset, queries: dict, rounds: int) -> dict:
     names, rows, truth = exclusive_classes(dataset, list(queries))
     texts = [query for name in names for query in queries[name]]
     of_query = np.repeat(np.arange(len(names)), [len(queries[name]) for name in names])
-    similarity = scorer.similarity(dataset.select(rows), "no_context", scorer.embed_texts(texts))
+    chosen = dataset.select(rows)
+    similarity = scorer.similarity(chosen, "no_context", scorer.embed_texts(texts))
     relevant = truth[:, None] == of_query
-    metrics = {"retrieval_classes": names}
-    for direction, scores, matches in (
-        ("image_to_text", similarity, relevant),
-        ("text_to_image", similarity.T, relevant.T),
+    metrics = {"retrieval_classes": names, "retrieval_intervals": {}}
+    for direction, scores, matches, groups in (
+        ("image_to_text", similarity, relevant, chosen["patient_id"]),
+        ("text_to_image", similarity.T, relevant.T, range(len(texts))),
     ):
         found = retrieval_scores(scores, matches, hit_rate_at=())
         metrics |= {f"{direction}_{name}": value for name, value in found.items()}
+        intervals = mean_intervals(retrieval_hits(scores, matches, hit_rate_at=()), groups, rounds)
+        metrics["retrieval_intervals"] |= {f"{direction}_{name}": interval for name, interval in intervals.items()}
     return metrics
 
 

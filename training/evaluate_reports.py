@@ -19,6 +19,7 @@ if __package__ in (None, ""):
 
 from .arguments import parse_arguments
 from .files import write_json, write_text
+from .published import published_scores, report_note
 from .report_metrics import (
     FREE_TEXT_FAMILIES,
     STRUCTURED_FAMILIES,
@@ -27,7 +28,6 @@ from .report_metrics import (
     read_predictions,
     score_reports,
 )
-from .report_metrics.published import NOTE, published_scores
 
 GROUPS = {"free_text": FREE_TEXT_FAMILIES, "structured": STRUCTURED_FAMILIES}
 EXIT_MISSING = 3
@@ -99,7 +99,7 @@ def markdown_table(scores: ReportScores, facts: dict, published: bool = False) -
     if resampled["rounds"]:
         lines.append(f"Intervals: {resampled['rounds']} resamples of {resampled['groups']} by {resampled['by']}.")
     if systems:
-        lines.append(NOTE)
+        lines.append(report_note())
     return "\n".join(lines) + "\n"
 
 

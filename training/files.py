@@ -5,6 +5,10 @@ import os
 from pathlib import Path
 
 
+def read_json(path: str | Path) -> dict:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_json(path: str | Path, values: dict) -> None:
     write_text(path, json.dumps(values, indent=2) + "\n")
 

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ from processing.datasets.records import facts_of
 from processing.tokenization import build_tokenizer
 
 from .alignment_metrics import bootstrap_intervals
-from .arguments import mapping
+from .arguments import comparable_settings, mapping, refuse_other_settings
 from .data import AlignedAugmentation, keep_good_records, stored_columns
 from .downstream_data import FinetuneCollator, Preparation, Splits, Task, labelled_share, load_splits
 from .evaluate_alignment import ON_PHANTOM
@@ -132,7 +132,7 @@ def run(task: Task, arguments: FinetuneArguments, training: TrainingArguments) -
     for seed in range(training.seed, training.seed + arguments.seeds):
         own = copy.copy(training)
         own.output_dir, own.seed = str(Path(training.output_dir) / f"seed-{seed}"), seed
-        settings = _settings(arguments, own)
+        settings = comparable_settings(arguments, own, NO_SETTING)
         result = _finished(Path(own.output_dir), settings) if resume else None
         if result is None:
             result = _run_once(task, arguments, own, splits, processor, prepare, settings, resume)
@@ -188,25 +188,12 @@ def _overrides(arguments: FinetuneArguments) -> dict:
     return mapping(arguments.model_overrides, "model_overrides")
 
 
-def _settings(arguments: FinetuneArguments, training: TrainingArguments) -> dict:
-    """What makes results comparable, as JSON would give it back."""
-    own = {name: value for name, value in asdict(arguments).items() if name not in NO_SETTING}
-    names = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
-    names += ("weight_decay", "lr_scheduler_type", "max_steps", "metric_for_best_model")
-    return json.loads(json.dumps(own | {name: getattr(training, name) for name in names}))
-
-
 def _finished(folder: Path, settings: dict) -> dict | None:
     path = folder / "metrics.json"
     if not path.is_file():
         return None
     result = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in settings.items():
-        if result["settings"].get(name) != value:
-            raise ValueError(
-                f"output_dir: {folder} was made with {name} = {result['settings'].get(name)!r}, now it is {value!r}; "
-                "give another folder, or leave --resume_from_checkpoint out."
-            )
+    refuse_other_settings(folder, result["settings"], settings, ", or leave --resume_from_checkpoint out")
     return result
 
 

@@ -15,6 +15,8 @@ from transformers import PreTrainedConfig
 
 from processing.datasets import registry
 
+from .tables import with_interval
+
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 TEXTS = yaml.safe_load((CARDS / "texts.yaml").read_text(encoding="utf-8"))
 
@@ -232,7 +234,7 @@ def _measured_on(metrics: dict) -> str:
 
 def _row(each: Measurement) -> dict:
     beside = ", ".join(f"{title} {value:.3f}" for title, value in each.beside.items())
-    return {"title": each.known["title"], "shown": _with_interval(each.value, each.interval), "beside": beside}
+    return {"title": each.known["title"], "shown": with_interval(each.value, each.interval), "beside": beside}
 
 
 def _findings(evaluations: Sequence[dict]) -> list[tuple[str, float]]:
@@ -247,7 +249,7 @@ def _groups(evaluations: Sequence[dict]) -> list[dict]:
         | {
             "attribute": attribute,
             "group": group,
-            "shown": _with_interval(values["macro_auroc"], values["macro_auroc_interval"]),
+            "shown": with_interval(values["macro_auroc"], values["macro_auroc_interval"]),
         }
         for metrics in evaluations
         for attribute, groups in metrics.get("zero_shot_groups", {}).items()
@@ -264,7 +266,3 @@ def _limitations(config: PreTrainedConfig, findings: Sequence[tuple[str, float]]
         *(texts["reports"] if config.architectures[0].endswith("ForConditionalGeneration") else []),
         *texts["always"],
     ]
-
-
-def _with_interval(value: float, interval: Sequence[float]) -> str:
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"

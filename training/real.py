@@ -27,6 +27,7 @@ from processing.datasets.records import label_names, label_targets
 from . import finetune_classification
 from .alignment_metrics import auroc_per_label, bootstrap_intervals
 from .files import write_json, write_text
+from .tables import with_interval
 
 CONFIG = Path(__file__).parent / "configs" / "finetune_classification_nih_mini.yaml"
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -168,9 +169,10 @@ def markdown(results: dict) -> str:
     for model in dict.fromkeys(model for task in tasks for model in results[task]["models"]):
         cells = []
         for task in tasks:
-            cells.append(_cell(results[task]["models"][model]["macro_auroc"]))
-            difference = results[task]["above_scratch"].get(model)
-            cells.append(_cell(difference["macro_auroc"], "+") if difference else "")
+            value, *interval = results[task]["models"][model]["macro_auroc"]
+            cells.append(with_interval(value, interval))
+            value, *interval = results[task]["above_scratch"].get(model, {}).get("macro_auroc", [None])
+            cells.append("" if value is None else with_interval(value, interval, "+"))
         parameters = results[tasks[0]]["models"][model].get("parameters")
         size = f"{parameters / 1e6:.2f} M" if parameters else ""
         lines.append(f"| {model} | {size} | " + " | ".join(cells) + " |")
@@ -189,13 +191,6 @@ def markdown(results: dict) -> str:
             if found:
                 lines.append(f"{task}, left out of {split}: {'; '.join(f'{n} ({c})' for n, c in found.items())}.")
     return "\n".join(lines) + "\n"
-
-
-def _cell(values: list, sign: str = "") -> str:
-    value, low, high = values
-    if low is None:
-        return f"{value:{sign}.3f}"
-    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _slug(name: str) -> str:

@@ -6,19 +6,18 @@ Each variant is trained and scored once; what is finished is not run again. Writ
 """
 
 import argparse
-import json
 import platform
-import time
 from pathlib import Path
 
 import torch
 
 from processing.datasets.phantom import load_phantom, load_phantom_gallery
 
-from . import pretrain
 from .evaluate_alignment import ON_PHANTOM, PROMPTS, evaluate, read_prompts
 from .files import write_json, write_text
-from .scorers import load_scorer
+from .runs import pretrain_and_score
+from .scorers import Scorer
+from .tables import markdown_table, with_interval
 
 CONFIG = Path(__file__).parent / "configs" / "pretrain_phantom.yaml"
 VARIANTS = {
@@ -44,9 +43,8 @@ def main(argv: list[str] | None = None) -> dict:
     results = {}
     for name in arguments.variants:
         folder = arguments.output_dir / name.replace(" ", "-").replace("_", "-").lower()
-        if not (folder / "metrics.json").exists():
-            _train_and_score(folder, ["--config", arguments.config, *VARIANTS[name], *overrides])
-        results[name] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        flags = ["--config", arguments.config, *VARIANTS[name], *overrides]
+        results[name] = pretrain_and_score(folder, flags, score)
     write_json(arguments.output_dir / "metrics.json", results)
     table = markdown(results)
     write_text(arguments.output_dir / "table.md", table)
@@ -54,43 +52,32 @@ def main(argv: list[str] | None = None) -> dict:
     return results
 
 
-def _train_and_score(folder: Path, argv: list[str]) -> None:
-    start = time.monotonic()
-    # A run that was cut off goes on from its last checkpoint.
-    resume = ["--resume_from_checkpoint", "True"] if any(folder.glob("checkpoint-*")) else []
-    pretrain.main([*argv, "--output_dir", str(folder), *resume])
-    minutes = (time.monotonic() - start) / 60
-    metrics = evaluate(
-        load_scorer(str(folder), device="cuda" if torch.cuda.is_available() else "cpu"),
+def score(scorer: Scorer) -> dict:
+    return evaluate(
+        scorer,
         train=load_phantom("train"),
         validation=load_phantom("validation"),
         test=load_phantom("test"),
         gallery=load_phantom_gallery(),
         prompts=read_prompts(PROMPTS),
     )
-    write_json(folder / "metrics.json", metrics | {"training_minutes": minutes})
 
 
 def markdown(results: dict) -> str:
-    lines = [
-        "| | " + " | ".join(COLUMNS.values()) + " | training |",
-        "|---" * (len(COLUMNS) + 2) + "|",
-    ]
+    rows = []
     for name, metrics in results.items():
-        cells = [
-            f"{metrics[key]:.3f} [{metrics[f'{key}_interval'][0]:.3f}, {metrics[f'{key}_interval'][1]:.3f}]"
-            for key in COLUMNS
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {metrics['training_minutes']:.0f} min |")
+        cells = [with_interval(metrics[key], metrics[f"{key}_interval"]) for key in COLUMNS]
+        rows.append([name, *cells, f"{metrics['training_minutes']:.0f} min"])
     best = next(iter(results.values()))
     baseline = [
         "0.500",
         f"{best['retrieval_image_to_report_p@1_chance']:.3f}",
         *(f"{max(best[f'{key}_mean_map'], best[f'{key}_sentence_type_map']):.3f}" for key in list(COLUMNS)[2:]),
     ]
-    lines.append("| chance, or the better baseline map | " + " | ".join(baseline) + " | |")
-    lines += ["", f"{ON_PHANTOM} {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads."]
-    return "\n".join(lines) + "\n"
+    rows.append(["chance, or the better baseline map", *baseline, ""])
+    table = markdown_table(["", *COLUMNS.values(), "training"], rows)
+    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{table}\n\n{ON_PHANTOM} {machine}.\n"
 
 
 if __name__ == "__main__":
