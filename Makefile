@@ -6,7 +6,7 @@ OUT ?= outputs
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-egma demo-egma-ablations ablations space pretrain-phantom real test test-all lint format metrics-env benchmarks clean
+.PHONY: setup demo demo-egma demo-egma-ablations ablations space pretrain-phantom report-phantom real test test-all lint format metrics-env benchmarks clean
 
 setup: $(READY)
 
@@ -39,6 +39,9 @@ space: setup  ## the Space on what `make demo` wrote; COGAZE_MODEL names another
 
 pretrain-phantom: setup  ## the longer recipe, and beside it without gaze and without labels
 	$(BIN)/python -m training.run_recipe --output_dir $(OUT)/pretrain-phantom
+
+report-phantom: setup  ## report generators on what that pretrained: free text, without context, structured, prefix
+	$(BIN)/python -m training.run_report_recipe --checkpoint $(OUT)/pretrain-phantom/full --output_dir $(OUT)/report-phantom
 
 real: setup  ## on real radiographs: fine-tuned from what `make demo` pretrained, from scratch, and beside baselines
 	$(BIN)/python -m training.real --checkpoint $(OUT)/demo/cogaze-tiny --output_dir $(OUT)/real

@@ -1,0 +1,123 @@
+"""Report generators of rendered radiographs, after `make pretrain-phantom`: what they say of unseen patients.
+
+    python -m training.run_report_recipe --checkpoint outputs/pretrain-phantom/full --output_dir outputs/report-phantom
+
+Free text, the same without the clinical context, structured reports with and without the constraint, and a language
+model with the latents in its prompt; beside them the training data's most frequent report. Each is trained and scored
+once; what is finished is not run again. Writes `table.md` and `metrics.json`.
+"""
+
+import argparse
+import platform
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from . import train_report_generator
+from .data import load_data
+from .demo_report import scores
+from .evaluate_alignment import ON_PHANTOM
+from .files import write_json, write_text
+from .generate_reports import write_rows
+from .report_writing import Preparation, one_per_study, open_writer, score_rows
+from .runs import read_json
+from .tables import markdown_table, with_interval
+
+CONFIGS = Path(__file__).parent / "configs"
+FREE_TEXT = "free text"
+# Name -> config and flags. The structured generator goes on from the free-text one.
+VARIANTS = {
+    FREE_TEXT: ("report_phantom.yaml", []),
+    "without context": ("report_phantom.yaml", ["--no_context", "True"]),
+    "structured": ("report_phantom_structured.yaml", []),
+    "prefix": ("report_prefix_phantom.yaml", []),
+}
+
+
+def main(argv: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", type=Path, default=Path("outputs/pretrain-phantom/full"), help="to start from")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/report-phantom"))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--train_data", default='{"name": "phantom", "split": "train", "size": 10000}', help="JSON")
+    parser.add_argument("--test_data", default='{"name": "phantom", "split": "test"}', help="JSON")
+    arguments, overrides = parser.parse_known_args(argv)
+
+    train, test = (load_data(getattr(arguments, f"{split}_data"), f"{split}_data") for split in ("train", "test"))
+    results = {}
+    for name in arguments.variants:
+        folder = arguments.output_dir / _slug(name)
+        if not (folder / "metrics.json").is_file():
+            _train_and_score(name, folder, arguments, overrides, train, test)
+        results[name] = read_json(folder / "metrics.json")
+    write_json(arguments.output_dir / "metrics.json", results)
+    table = markdown(results)
+    write_text(arguments.output_dir / "table.md", table)
+    print(table)
+    return results
+
+
+def _train_and_score(name: str, folder: Path, arguments, overrides: list[str], train, test) -> None:
+    config, flags = VARIANTS[name]
+    start = arguments.checkpoint
+    if name == "structured":
+        start = arguments.output_dir / _slug(FREE_TEXT)
+        if not (start / "training.json").is_file():
+            raise ValueError(f"variants: structured reports start from {start}; train {FREE_TEXT!r} first.")
+    flags = [*flags, "--config", str(CONFIGS / config), "--train_data", arguments.train_data]
+    flags += ["--init_from", str(start), "--output_dir", str(folder)]
+    if not (folder / "training.json").is_file():
+        resume = ["--resume_from_checkpoint", "True"] if any(folder.glob("checkpoint-*")) else []
+        train_report_generator.main([*flags, *overrides, *resume])
+
+    writer = open_writer(str(folder), "cuda" if torch.cuda.is_available() else "cpu", batch_size=64)
+    writer.prepare = Preparation(writer.prepare.report_kind, use_context=name != "without context")
+    places = one_per_study(test)
+    rows = list(writer.rows(test, places))
+    write_rows(folder / "reports.jsonl", rows)
+    metrics = {"measured_on": ON_PHANTOM, "studies": len(rows)} | scores(rows, "")
+    if name == FREE_TEXT:
+        frequent, _ = Counter(train["findings"]).most_common(1)[0]
+        metrics |= scores([row | {"generated_report": frequent} for row in rows], "most_frequent_report_")
+    if name == "structured":
+        metrics["structure_validity"] = _validity(rows)
+        writer.constrain()
+        rows = list(writer.rows(test, places))
+        write_rows(folder / "reports_constrained.jsonl", rows)
+        metrics |= scores(rows, "constrained_") | {"constrained_structure_validity": _validity(rows)}
+    metrics["training_minutes"] = read_json(folder / "training.json")["train_runtime"] / 60
+    write_json(folder / "metrics.json", metrics)
+
+
+def _validity(rows: list[dict]) -> float:
+    scored = {row.name: row.value for row in score_rows(rows, ["structure"]).rows}
+    return scored["Structure validity"]
+
+
+def markdown(results: dict) -> str:
+    rows = []
+    for name, metrics in results.items():
+        rows.append(_row(name, metrics, "", f"{metrics['training_minutes']:.0f} min"))
+        if "constrained_label_micro_f1" in metrics:
+            rows.append(_row(f"{name}, constrained", metrics, "constrained_", ""))
+        if "most_frequent_report_label_micro_f1" in metrics:
+            rows.append(_row("most frequent report", metrics, "most_frequent_report_", ""))
+    table = markdown_table(["", "label micro-F1", "precision", "recall", "BLEU-4", "valid structure", "training"], rows)
+    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{table}\n\nNo Finding left out of the labels. {ON_PHANTOM} {machine}.\n"
+
+
+def _row(name: str, metrics: dict, prefix: str, training: str) -> list[str]:
+    f1 = with_interval(metrics[f"{prefix}label_micro_f1"], metrics[f"{prefix}label_micro_f1_interval"])
+    others = [f"{metrics[prefix + key]:.3f}" for key in ("label_micro_precision", "label_micro_recall", "bleu_4")]
+    validity = metrics.get(f"{prefix}structure_validity")
+    return [name, f1, *others, "" if validity is None else f"{validity:.3f}", training]
+
+
+def _slug(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+if __name__ == "__main__":
+    main()
