@@ -104,6 +104,8 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         examples_per_class: training examples per label of the classifier, for the class-balanced weights; None weighs
             all alike.
         class_balance_beta, focal_gamma: beta and gamma of the class-balanced focal loss.
+        logit_temperature: one per label, by which the classifier divides its logits after the loss, so that its
+            probabilities are calibrated (Guo et al., ICML 2017); None leaves them as they are.
         segmentation_channels: widths of the mask decoder's blocks, each of which doubles the map's size.
     """
 
@@ -114,6 +116,7 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     examples_per_class: list[int] | None = None
     class_balance_beta: float | int = 0.9999
     focal_gamma: float | int = 0.2
+    logit_temperature: list[float] | None = None
     segmentation_channels: list[int] | tuple[int, ...] = (512, 256, 128, 64)
 
     def __post_init__(self, **kwargs):

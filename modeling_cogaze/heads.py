@@ -49,10 +49,10 @@ class ClassificationHead(nn.Module):
 
     Args:
         config: with `num_labels`, `problem_type`, `classifier_pooling`, `classifier_loss`, `examples_per_class`,
-            `class_balance_beta`, `focal_gamma`.
+            `class_balance_beta`, `focal_gamma`, `logit_temperature`.
         width: of the features.
     Raises:
-        ValueError: `examples_per_class` has not one count per label.
+        ValueError: `examples_per_class` has not one count per label, or `logit_temperature` not one above 0.
     """
 
     def __init__(self, config, width: int):
@@ -60,6 +60,11 @@ class ClassificationHead(nn.Module):
         counts = config.examples_per_class
         if counts is not None and len(counts) != config.num_labels:
             raise ValueError(f"examples_per_class: {len(counts)} counts for {config.num_labels} labels; give one each.")
+        temperatures = config.logit_temperature
+        if temperatures is not None and (len(temperatures) != config.num_labels or min(temperatures) <= 0):
+            raise ValueError(
+                f"logit_temperature: {temperatures} for {config.num_labels} labels; give each one above 0, or None."
+            )
         self.config = config
         self.linear = nn.Linear(width, config.num_labels)
         if config.classifier_pooling == "attention":
@@ -73,7 +78,7 @@ class ClassificationHead(nn.Module):
         labels: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> ImageClassifierOutput:
-        """Logits (B, C), with labels the loss.
+        """Logits (B, C), divided by the temperatures; with labels the loss, which does without them.
 
         Args:
             features: (B, D) global features. tokens: (B, N, D), patches last, row by row.
@@ -93,6 +98,8 @@ class ClassificationHead(nn.Module):
         else:
             logits = self.linear(features)
         loss = None if labels is None else self.loss(logits, labels)
+        if self.config.logit_temperature is not None:
+            logits = logits / logits.new_tensor(self.config.logit_temperature)
         return ImageClassifierOutput(loss=loss, logits=logits, attentions=attention)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -156,7 +156,8 @@ def build_model(task: Task, arguments: FinetuneArguments, processor, fields: dic
     Raises:
         ValueError: the checkpoint lacks more than the head.
     """
-    fields = label_fields(task.names) | fields | {"freeze_encoder": arguments.linear_probe} | _overrides(arguments)
+    own = {"freeze_encoder": arguments.linear_probe, "logit_temperature": None}
+    fields = label_fields(task.names) | fields | own | _overrides(arguments)
     if arguments.checkpoint is None:
         config_class, *_ = FAMILIES[arguments.model_family]
         config = config_class.named(arguments.model_size, vocab_size=len(processor.tokenizer), **fields)

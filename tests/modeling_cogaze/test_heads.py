@@ -332,3 +332,16 @@ def test_the_image_segmentation_pipeline_with_exclusive_classes(family, tmp_path
     for index, name in names["id2label"].items():
         if name in found:
             np.testing.assert_array_equal(found[name], classes.numpy() == index)
+
+
+def test_temperatures_divide_the_logits_and_leave_the_loss(family, pixels):
+    plain = build(family, "classification", num_labels=3)
+    scaled = build(family, "classification", num_labels=3, logit_temperature=[0.5, 1.0, 4.0])
+    labels = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
+    for mode in (True, False):
+        before, after = plain.train(mode)(pixels, labels=labels), scaled.train(mode)(pixels, labels=labels)
+        torch.testing.assert_close(after.logits, before.logits / torch.tensor([0.5, 1.0, 4.0]))
+        torch.testing.assert_close(after.loss, before.loss)
+    for wrong in ([1.0, 2.0], [1.0, 0.0, 1.0]):
+        with pytest.raises(ValueError, match="logit_temperature"):
+            build(family, "classification", num_labels=3, logit_temperature=wrong)
