@@ -17,8 +17,8 @@ from processing.datasets.records import label_names, label_targets
 from . import pretrain
 from .alignment_metrics import auroc_per_label, grouped_bootstrap
 from .demo_report import demo_reports
+from .draw import draw_gaze
 from .evaluate_alignment import PROMPTS, evaluate, read_prompts
-from .figures import gaze_figure
 from .files import write_json
 from .scorers import Scorer, load_scorer
 from .shortcuts import shortcut_auroc
@@ -57,35 +57,6 @@ def main(argv: list[str] | None = None) -> dict:
     print(summary(metrics, arguments.output_dir))
     demo_reports(checkpoint, splits["train"], splits["test"], arguments.output_dir, step)
     return metrics
-
-
-def draw_gaze(scorer: Scorer, dataset, path: Path, rows: int = 4) -> None:
-    """Held-out radiographs with the recorded gaze and the map predicted for one spoken sentence about a finding.
-
-    The first `rows` studies with a localised finding are shown: not chosen by how well they came out.
-    """
-    shown, kinds = [], set()
-    for index in range(len(dataset)):
-        record = dataset[index]
-        region = next((r for r in record["regions"] if r["sentence"] >= 0 and r["label"] not in kinds), None)
-        if region is None or not record["gaze"] or record["view_position"] == "LATERAL":
-            continue
-        kinds.add(region["label"])
-        predicted, recorded, _, _ = scorer.gaze_maps(dataset.select([index]))
-        row = region["sentence"]
-        grid = scorer.processor.grid_size
-        shown.append(
-            {
-                "image": record["image"],
-                "mask": region["mask"],
-                "sentence": record["gaze"][0]["sentences"][row]["text"],
-                "recorded": recorded[row].reshape(grid),
-                "predicted": predicted[row].reshape(grid),
-            }
-        )
-        if len(shown) == rows:
-            break
-    gaze_figure(shown, path, "Rendered radiographs, simulated gaze, unseen patients. Outline: the finding.")
 
 
 def score_real_radiographs(scorer: Scorer, prompts: dict) -> dict:

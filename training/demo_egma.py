@@ -15,7 +15,7 @@ import yaml
 
 from processing.datasets.phantom import DEFAULT_SIZES, GALLERY_CLASSES, load_phantom, load_phantom_gallery
 
-from .demo import draw_gaze
+from .draw import draw_gaze
 from .evaluate_alignment import PROMPTS, evaluate, gaze_agreement, read_prompts, zero_shot
 from .evaluate_classes import PROMPTS as CLASS_PROMPTS
 from .evaluate_classes import combinatorial_prompts, evaluate_classes

@@ -132,7 +132,7 @@ def load_splits(
             raise ValueError(f"{split}_data: its label names differ from those of train_data.")
         found[split] = task.positives(dataset)
     known, _ = found["train"]
-    asked = _chosen_names(labels, known)
+    asked = chosen_names(labels, known)
     positives = {split: _columns(own, rows, asked) for split, (own, rows) in found.items()}
     if "validation" not in data:
         train = data["train"]
@@ -181,7 +181,12 @@ def labelled_share(
     return share, positives[rows]
 
 
-def _chosen_names(asked: list[str] | None, known: list[str]) -> list[str]:
+def chosen_names(asked: list[str] | None, known: list[str]) -> list[str]:
+    """The data set's names `known` that are asked for, in that order and in its spelling; None: all.
+
+    Raises:
+        ValueError: a name that is not among them.
+    """
     if asked is None:
         return known
     by_name = {name.casefold(): name for name in known}

@@ -1,0 +1,120 @@
+"""Find a fine-tuned classifier's temperatures on validation images, and save them with it.
+
+    python -m training.calibrate --checkpoint outputs/finetune-classification-phantom/seed-0
+
+The config's `logit_temperature` is all that changes of the checkpoint (the code that goes along is brought to this
+package's): whatever opens it, the stock pipeline too, gives calibrated probabilities from then on. The order of the
+images, and so AUROC, stays. Beside it `calibration.json` has calibration errors and likelihood before and after on the
+test images, and the thresholds of F1 that hold from now on; `calibration.png` is the reliability diagram.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from scipy.special import expit, logit
+from transformers import AutoConfig
+
+from processing.datasets.records import facts_of
+
+from .arguments import parse_arguments
+from .calibration import calibration_scores, fit_temperatures
+from .classifiers import open_classifier
+from .data import load_data
+from .draw import draw_calibration
+from .evaluate_alignment import ON_PHANTOM
+from .files import write_json
+from .subsets import check_patients_apart, missing_classes
+
+
+@dataclass
+class CalibrateArguments:
+    checkpoint: str = field(metadata={"help": "folder that finetune_classification.py wrote, such as .../seed-0"})
+    validation_data: str = field(
+        default='{"name": "phantom", "split": "validation"}', metadata={"help": "JSON: temperatures are fitted on it"}
+    )
+    test_data: str = field(
+        default='{"name": "phantom", "split": "test"}', metadata={"help": "JSON: they are judged on it"}
+    )
+    per_label: bool = field(default=False, metadata={"help": "a temperature for each label, instead of one for all"})
+    no_context: bool = field(default=False, metadata={"help": "as in fine-tuning"})
+    batch_size: int = 32
+    device: str = "cpu"
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """
+    Raises:
+        ValueError: a checkpoint that is no folder or no classifier; a patient in both splits; a label that the
+            validation images all have, or none has.
+    """
+    (arguments,) = parse_arguments((CalibrateArguments,), argv, __doc__)
+    folder = Path(arguments.checkpoint)
+    if not folder.is_dir():
+        raise ValueError(f"checkpoint: no folder {folder}; temperatures are saved where the model lies.")
+    classifier = open_classifier(
+        arguments.checkpoint, arguments.device, use_context=not arguments.no_context, batch_size=arguments.batch_size
+    )
+    names = classifier.names
+    data = {split: load_data(getattr(arguments, f"{split}_data"), f"{split}_data") for split in ("validation", "test")}
+    check_patients_apart({split: dataset["patient_id"] for split, dataset in data.items()})
+    targets = {split: classifier.targets(dataset) for split, dataset in data.items()}
+    for name, count in missing_classes(targets["validation"], names).items():
+        raise ValueError(f"validation_data: {name!r} has {count}; take more images.")
+
+    temperatures = fit_temperatures(classifier.logits(data["validation"]), targets["validation"], arguments.per_label)
+    logits, test = classifier.logits(data["test"]), data["test"]
+    measured = f"{len(test)} images of {len(set(test['patient_id']))} patients."
+    result = {
+        "temperatures": dict(zip(names, temperatures.tolist(), strict=True)),
+        "before": calibration_scores(logits, targets["test"], names),
+        "after": calibration_scores(logits / temperatures, targets["test"], names),
+        "thresholds": _thresholds(folder, names, temperatures),
+        "measured_on": f"{measured} {ON_PHANTOM}" if facts_of(test).get("source") == "phantom" else measured,
+    }
+    save_temperatures(folder, temperatures)
+    draw_calibration(logits, targets["test"], names, temperatures, test, folder / "calibration.png")
+    write_json(folder / "calibration.json", result)
+    print(summary(result))
+    return result
+
+
+def save_temperatures(folder: Path, temperatures: np.ndarray) -> None:
+    """Put `logit_temperature` into the config in `folder`; each file changes as a whole or not at all."""
+    config = AutoConfig.from_pretrained(folder)
+    config.logit_temperature = temperatures.tolist()
+    with TemporaryDirectory(dir=folder, prefix=".config-") as written:
+        config.save_pretrained(written)
+        # The config last: code that does not know its field would leave it out without a word.
+        for path in sorted(Path(written).iterdir(), key=lambda path: path.name == "config.json"):
+            os.replace(path, folder / path.name)
+
+
+def _thresholds(folder: Path, names: list[str], temperatures: np.ndarray) -> dict[str, float] | None:
+    """Those that fine-tuning chose, on uncalibrated probabilities, as they are now; None where it chose none."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return None
+    chosen = np.array([json.loads(path.read_text(encoding="utf-8"))["thresholds"][name] for name in names])
+    return dict(zip(names, expit(logit(chosen) / temperatures).tolist(), strict=True))
+
+
+def summary(result: dict) -> str:
+    found = sorted(set(result["temperatures"].values()))
+    each = f"{found[0]:.3f}" if len(found) == 1 else f"{found[0]:.3f} to {found[-1]:.3f}"
+    before, after = result["before"], result["after"]
+    lines = [f"Measured on {result['measured_on']}", f"  temperature {each}", f"  {'':<32}{'before':>8}{'after':>8}"]
+    for name, title in (
+        ("ece", "calibration error, mean of labels"),
+        ("ece_pooled", "calibration error, pooled"),
+        ("nll", "negative log-likelihood"),
+    ):
+        lines.append(f"  {title:<33}{before[name]:>7.4f}{after[name]:>8.4f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
