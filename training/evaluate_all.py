@@ -1,0 +1,179 @@
+"""Every evaluation that a checkpoint and a data set allow, beside the published numbers.
+
+    python training/evaluate_all.py --model outputs/demo/cogaze-tiny --data '{"name": "phantom", "split": "test"}'
+
+What is measured follows from the checkpoint's architecture: alignment, gaze, grounding and the disease head of a dual
+encoder; AUROC and F1 of a classifier; Dice of a segmentation model; report metrics of a generator. What cannot be
+measured is listed with the reason. Writes `evaluation.json` and `evaluation.md`; published numbers
+(training/configs/published.yaml) are cited, never measured here.
+"""
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    __package__ = "training"
+
+from datasets import Dataset
+from transformers import AutoConfig, AutoProcessor
+
+import modeling_cogaze  # noqa: F401  (registers the Auto classes)
+from processing.datasets.records import facts_of
+
+from .arguments import mapping, parse_arguments
+from .data import keep_good_records, load_data
+from .evaluate_alignment import ON_PHANTOM
+from .evaluations import KINDS, Evaluation, Score, phantom_gallery
+from .files import write_json, write_text
+from .tables import markdown_table, with_interval
+
+CITED = (
+    "Published numbers are cited from the papers named in training/configs/published.yaml: other data, or other splits "
+    "and protocols, than what was measured here."
+)
+# What stands in for data that are not given, where the phantom is evaluated.
+PHANTOM_SPLITS = {"validation": {"split": "validation", "size": 200}, "train": {"split": "train", "size": 500}}
+
+
+@dataclass
+class EvaluateAllArguments:
+    model: str = field(metadata={"help": "a checkpoint of any kind, with its processor: folder or Hub id"})
+    data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
+    validation_data: str | None = field(
+        default=None, metadata={"help": "JSON: thresholds of F1 are chosen on it; of the phantom by default its own"}
+    )
+    train_data: str | None = field(
+        default=None,
+        metadata={"help": "JSON: gaze baselines are averaged over it; of the phantom by default its own"},
+    )
+    gallery_per_class: int = field(default=40, metadata={"help": "studies of each class in the phantom's gallery"})
+    no_context: bool = field(default=False, metadata={"help": "heads and generators read no indication and history"})
+    metrics: list[str] | None = field(
+        default=None, metadata={"help": "families of report metrics; those of the checkpoint's kind if absent"}
+    )
+    batch_size: int = 32
+    bootstrap: int = field(default=200, metadata={"help": "rounds of the bootstrap over patients"})
+    device: str = "cpu"
+    output_dir: str | None = field(default=None, metadata={"help": "of evaluation.json and .md; the model's if absent"})
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """
+    Raises:
+        ValueError: a model that cannot be found or is of no known kind; data without usable records.
+    """
+    (arguments,) = parse_arguments((EvaluateAllArguments,), argv, __doc__)
+    output = arguments.output_dir or arguments.model
+    if arguments.output_dir is None and not Path(arguments.model).is_dir():
+        raise ValueError(f"output_dir: missing; {arguments.model} is no folder to write into.")
+    architecture = read_architecture(arguments.model)
+    processor = AutoProcessor.from_pretrained(arguments.model)
+    data, skipped = usable_records(arguments.data, "data", processor)
+    specs = {"validation": arguments.validation_data, "train": arguments.train_data}
+    gallery = None
+    if facts_of(data).get("source") == "phantom":
+        options = mapping(arguments.data, "data")
+        specs = {split: spec or options | PHANTOM_SPLITS[split] for split, spec in specs.items()}
+        gallery = phantom_gallery(options, arguments.gallery_per_class)
+    others = {split: usable_records(spec, f"{split}_data", processor)[0] for split, spec in specs.items() if spec}
+
+    evaluation = Evaluation(
+        data,
+        **others,
+        gallery=gallery,
+        use_context=not arguments.no_context,
+        metrics=arguments.metrics,
+        rounds=arguments.bootstrap,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+    )
+    kind = next(ending for ending in KINDS if architecture.endswith(ending))
+    KINDS[kind](arguments.model, evaluation)
+    facts = facts_of(data)
+    measured = f"{len(data)} images of {len(set(data['patient_id']))} patients."
+    result = {
+        "model": Path(arguments.model).name if Path(arguments.model).is_dir() else arguments.model,
+        "architecture": architecture,
+        "test_data": {name: facts.get(name) for name in ("source", "split")},
+        "images": len(data),
+        "skipped_records": skipped,
+        "bootstrap": arguments.bootstrap,
+        "scores": {title: asdict(score) for title, score in evaluation.scores.items()},
+        "not_measured": evaluation.not_measured,
+        "measured_on": f"{measured} {ON_PHANTOM}" if facts.get("source") == "phantom" else measured,
+    }
+    table = markdown(result, evaluation.scores)
+    write_json(Path(output) / "evaluation.json", result)
+    write_text(Path(output) / "evaluation.md", table)
+    print(table)
+    return result
+
+
+def read_architecture(model: str) -> str:
+    """The class that a checkpoint was saved from.
+
+    Raises:
+        ValueError: no such checkpoint, or one of a kind that is not known here.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model: {model} cannot be opened; give a checkpoint's folder or Hub id ({error}).") from error
+    architecture = (config.architectures or [""])[0]
+    if config.model_type not in ("cogaze", "cogaze_prefix", "egma") or not architecture.endswith(tuple(KINDS)):
+        raise ValueError(f"model: {model} is a {architecture or config.model_type}; give a CoGaze or an EGMA.")
+    return architecture
+
+
+def usable_records(spec: dict | str, argument: str, processor) -> tuple[Dataset, dict[str, int]]:
+    """The records that the processor can read, and how often each reason left one out.
+
+    Raises:
+        ValueError: a stream, or nothing usable; names the argument.
+    """
+    dataset = load_data(spec, argument)
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"{argument}: shards are read as a stream; give the data set itself.")
+    if not len(dataset):
+        raise ValueError(f"{argument}: it has no records.")
+    try:
+        dataset, reasons = keep_good_records(dataset, processor, "skip")
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
+    return dataset, dict(reasons)
+
+
+def markdown(result: dict, scores: dict[str, Score]) -> str:
+    """The scores as a table, and below it what could not be measured."""
+    rows = []
+    for title, score in scores.items():
+        beside = ", ".join(f"{said} {value:.3f}" for said, value in score.beside.items())
+        rows.append([title, with_interval(score.value, (score.low, score.high)), beside, _cited(score.published)])
+    header = [f"{result['architecture']}", "value [95 % interval]", "beside it", "published elsewhere"]
+    lines = [markdown_table(header, rows), "", f"Measured on {result['measured_on']} {CITED}"]
+    skipped = result["skipped_records"]
+    if skipped:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.items())
+        lines += ["", f"Left out: {sum(skipped.values())} unusable records ({reasons})."]
+    if result["not_measured"]:
+        lines += ["", "Not measured:", ""]
+        lines += [f"- {name}: {reason}" for name, reason in result["not_measured"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cited(published: list[dict]) -> str:
+    """Grouped by system and data set: "CoGaze: rsna 0.862, shenzhen 0.947"."""
+    said: dict[str, dict[str, list[str]]] = {}
+    for row in published:
+        of = f" ({row['of']})" if "of" in row else ""
+        said.setdefault(row["system"], {}).setdefault(row["data"], []).append(f"{row['value']:.3f}{of}")
+    return "; ".join(
+        f"{system}: " + ", ".join(f"{data} {' / '.join(values)}" for data, values in own.items())
+        for system, own in said.items()
+    )
+
+
+if __name__ == "__main__":
+    main()

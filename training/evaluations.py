@@ -1,0 +1,373 @@
+"""Everything that can be measured of a checkpoint of one kind, and why the rest cannot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import yaml
+from datasets import Dataset
+from scipy.special import expit
+from transformers import AutoModelForPreTraining, AutoModelForSemanticSegmentation, AutoProcessor
+
+from modeling_cogaze import CoGazeForImageClassification
+from processing.datasets.phantom import GALLERY_CLASSES, load_phantom_gallery
+from processing.datasets.records import facts_of, label_targets
+
+from .alignment_metrics import bootstrap_intervals
+from .classifiers import Classifier, open_classifier
+from .downstream_data import FinetuneCollator, Preparation
+from .downstream_metrics import classification_scores, f1_thresholds
+from .downstream_tasks import SegmentationTask, region_labels
+from .evaluate_alignment import PROMPTS, gaze_agreement, read_prompts, retrieval, zero_shot
+from .evaluate_classes import PROMPTS as CLASS_PROMPTS
+from .evaluate_classes import combinatorial_prompts, evaluate_classes
+from .files import read_json
+from .finetuning import label_fields
+from .published import published_measure, published_report_score
+from .report_metrics import FREE_TEXT_FAMILIES, STRUCTURED_FAMILIES
+from .report_writing import Preparation as ReportPreparation
+from .report_writing import one_per_study, open_writer, score_rows
+from .scorers import load_scorer
+
+# What a dual encoder alone can be asked.
+ALIGNMENT = ("zero-shot", "retrieval", "exclusive classes", "class queries", "gaze", "phrase grounding", "disease head")
+CHANCE = {"chance": "chance", "mean_map": "mean map", "sentence_type_map": "mean map per type of sentence"}
+RETRIEVAL = ("p@1", "p@5", "p@10", "r@5", "r@10")
+# Key of a metric -> title, and the published measure that is its like.
+ZERO_SHOT = {
+    "zero_shot_macro_auroc": ("zero-shot, macro AUROC", "zero_shot_auroc"),
+    "zero_shot_macro_auroc_context": ("zero-shot with context, macro AUROC", None),
+    "zero_shot_macro_auroc_context_blank_image": ("zero-shot with context and a blank image, macro AUROC", None),
+    "zero_shot_macro_f1": ("zero-shot, macro F1", "zero_shot_f1"),
+}
+CLASSES = {
+    "accuracy": ("exclusive classes, accuracy", "class_accuracy"),
+    "macro_f1": ("exclusive classes, macro F1", "class_f1"),
+    **{
+        f"{way}_p@{k}": (f"class queries, {way.replace('_', ' ')} P@{k}", f"{way}_p@{k}")
+        for way in ("image_to_text", "text_to_image")
+        for k in (1, 5, 10)
+    },
+}
+GAZE = {
+    "gaze_pointing_game": ("gaze, pointing game", None),
+    "gaze_jensen_shannon": ("gaze, Jensen-Shannon divergence (less is better)", None),
+}
+GROUNDING = {
+    "grounding_pointing_game": ("phrase grounding, pointing game", None),
+    "grounding_cnr": ("phrase grounding, contrast-to-noise ratio", None),
+}
+
+
+@dataclass
+class Score:
+    """One number with its 95 % interval, chance levels and baselines by name, and what papers give."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    beside: dict[str, float] = field(default_factory=dict)
+    published: list[dict] = field(default_factory=list)
+
+
+@dataclass
+class Evaluation:
+    """What evaluations read, and what they found.
+
+    Args:
+        data: the images to score.
+        validation: thresholds of F1 are chosen on it, if given.
+        train: the baselines of gaze agreement are averaged over it, if given.
+        gallery: single findings in equal numbers, if the data set has such a companion.
+        use_context: False leaves indication and history out of what heads and report generators read.
+        metrics: families of report metrics; None: those of the kind of reports.
+    """
+
+    data: Dataset
+    validation: Dataset | None = None
+    train: Dataset | None = None
+    gallery: Dataset | None = None
+    use_context: bool = True
+    metrics: Sequence[str] | None = None
+    rounds: int = 200
+    batch_size: int = 32
+    device: str = "cpu"
+    scores: dict[str, Score] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str | None:
+        return facts_of(self.data).get("source")
+
+    @property
+    def label_names(self) -> list[str]:
+        """Of labels that every record has; none where one lacks them."""
+        names = facts_of(self.data).get("label_names") or []
+        return names if all(self.data["labels"]) else []
+
+    def add(self, metrics: dict, layout: dict[str, tuple[str, str | None]]) -> None:
+        """Take what `layout` names from a flat dictionary of metrics with intervals and chance levels beside them."""
+        intervals = {name.removesuffix("_interval"): v for name, v in metrics.items() if name.endswith("_interval")}
+        for name, nested in metrics.items():
+            intervals |= nested if name.endswith("_intervals") else {}
+        for key, (title, measure) in layout.items():
+            if not np.isfinite(metrics.get(key, np.nan)):
+                continue
+            beside = {said: metrics.get(f"{key}_{ending}") for ending, said in CHANCE.items()}
+            if beside["chance"] is None:
+                beside["chance"] = metrics.get(f"{key.partition('_context')[0]}_chance")
+            beside = {said: value for said, value in beside.items() if value is not None}
+            published = published_measure(measure, self.source) if measure else []
+            interval = intervals.get(key, (np.nan, np.nan))
+            low, high = interval if np.isfinite(interval).all() else (None, None)
+            self.scores[title] = Score(float(metrics[key]), low, high, beside, published)
+
+    def leave_out(self, reason: str, *names: str) -> None:
+        self.not_measured |= dict.fromkeys(names, reason)
+
+
+def measure_alignment(model: str, evaluation: Evaluation) -> None:
+    """Zero-shot, retrieval, gaze agreement and grounding of a dual encoder, and its disease head."""
+    scorer = load_scorer(model, evaluation.batch_size, evaluation.device)
+    data, rounds = evaluation.data, evaluation.rounds
+    if len(scorer.conditions) == 1:
+        evaluation.leave_out("EGMA reads no context", "zero-shot with context")
+
+    by_name = {name.casefold(): sides for name, sides in read_prompts(PROMPTS)["findings"].items()}
+    prompts = {name: by_name[name.casefold()] for name in evaluation.label_names if name.casefold() in by_name}
+    if not prompts:
+        evaluation.leave_out(_no_labels(evaluation, f"{PROMPTS.name} has prompts for"), "zero-shot")
+    else:
+        evaluation.add(zero_shot(scorer, evaluation.validation, data, prompts, rounds, groups=False), ZERO_SHOT)
+        if "zero-shot, macro AUROC" not in evaluation.scores:
+            evaluation.leave_out("no label has ten positives and ten negatives", "zero-shot")
+        elif evaluation.validation is None:
+            evaluation.leave_out("its thresholds need --validation_data", "zero-shot, macro F1")
+
+    if any(data["findings"]):
+        _measure_retrieval(scorer, evaluation, data, "image-to-report", "retrieval_test", None)
+    else:
+        evaluation.leave_out("the data have no reports", "retrieval of reports")
+    if evaluation.gallery is None:
+        reason = "only the phantom comes with one; of MIMIC-CXR, give mimic_5x200 as the data"
+        evaluation.leave_out(reason, "retrieval in a balanced gallery")
+    else:
+        title = "balanced gallery, image-to-report"
+        _measure_retrieval(scorer, evaluation, evaluation.gallery, title, "retrieval", GALLERY_CLASSES)
+    _measure_classes(scorer, evaluation)
+    _measure_gaze(scorer, evaluation)
+    _measure_disease_head(model, scorer, evaluation)
+    evaluation.leave_out("the checkpoint has no such head: fine-tune it", "classification", "segmentation", "reports")
+
+
+def _measure_retrieval(scorer, evaluation: Evaluation, data, title: str, prefix: str, among) -> None:
+    ways = {"image_to_report": title, "report_to_image": title.replace("image-to-report", "report-to-image")}
+    layout = {
+        f"{prefix}_{way}_{k}": (f"{said} {k.upper()}", f"retrieval_{k}")
+        for way, said in ways.items()
+        for k in RETRIEVAL
+    }
+    evaluation.add(retrieval(scorer, data, prefix, evaluation.rounds, among), layout)
+
+
+def _measure_classes(scorer, evaluation: Evaluation) -> None:
+    prompts = yaml.safe_load(CLASS_PROMPTS.read_text(encoding="utf-8"))
+    combinations = combinatorial_prompts(prompts["combinations"], 50)
+    data, classes = evaluation.data, None
+    if evaluation.gallery is not None:
+        data, classes = evaluation.gallery, list(GALLERY_CLASSES)
+    elif not evaluation.label_names:
+        evaluation.leave_out("the data have no labels", "exclusive classes", "class queries")
+        return
+    try:
+        found = evaluate_classes(scorer, data, combinations, prompts["queries"], classes, evaluation.rounds)
+    except ValueError as error:
+        evaluation.leave_out(str(error).removeprefix("data: "), "exclusive classes", "class queries")
+        return
+    evaluation.add(found, CLASSES)
+
+
+def _measure_gaze(scorer, evaluation: Evaluation) -> None:
+    if not any(evaluation.data["gaze"]):
+        evaluation.leave_out("the data have no gaze", "gaze", "phrase grounding")
+        return
+    train = evaluation.train
+    if train is None or not any(train["gaze"]):
+        train = None
+        evaluation.leave_out("they need --train_data with gaze", "baseline maps of gaze and grounding")
+    found = gaze_agreement(scorer, train, evaluation.data, evaluation.rounds)
+    evaluation.add(found, GAZE | GROUNDING)
+    if "grounding_pointing_game" not in found:
+        evaluation.leave_out("the data have no masks that a spoken sentence is about", "phrase grounding")
+
+
+def _measure_disease_head(model: str, scorer, evaluation: Evaluation) -> None:
+    title = "disease head"
+    if scorer.model.config.model_type != "cogaze":
+        evaluation.leave_out("EGMA has none", title)
+        return
+    pretrained, loaded = AutoModelForPreTraining.from_pretrained(model, output_loading_info=True)
+    if not pretrained.config.use_classification or any("classifier" in name for name in loaded["missing_keys"]):
+        evaluation.leave_out("the checkpoint holds none: pretraining with L_cls makes one", title)
+        return
+    fields = label_fields(list(pretrained.config.label_names))
+    classifier = CoGazeForImageClassification.from_pretrained(model, **fields, classifier_pooling="mean")
+    classifier.take_disease_head(pretrained)
+    classifier = classifier.to(evaluation.device)
+    options = {"use_context": evaluation.use_context, "batch_size": evaluation.batch_size}
+    _measure_classifier(Classifier(classifier, scorer.processor, **options), evaluation, title, {}, None)
+
+
+def measure_classification(model: str, evaluation: Evaluation) -> None:
+    """AUROC and F1 of a classifier's labels that the data have."""
+    evaluation.leave_out("fine-tuned for labels: evaluate the checkpoint that it started from", *ALIGNMENT)
+    evaluation.leave_out("it is a classifier", "segmentation", "reports")
+    options = {"use_context": evaluation.use_context, "batch_size": evaluation.batch_size}
+    try:
+        classifier = open_classifier(model, evaluation.device, **options)
+    except ValueError as error:
+        evaluation.leave_out(str(error), "classification")
+        return
+    # Of the fine-tuning, on probabilities before any calibration.
+    file = Path(model) / "metrics.json"
+    thresholds = read_json(file).get("thresholds", {}) if file.is_file() else {}
+    measures = ("classification_auroc", "classification_f1")
+    _measure_classifier(classifier, evaluation, "classification", thresholds, measures)
+
+
+def _measure_classifier(
+    classifier: Classifier, evaluation: Evaluation, title: str, thresholds: dict, measures: tuple | None
+) -> None:
+    """Scores of the labels that classifier and data share; F1 at `thresholds`, or at the validation images' best."""
+    known = {name.casefold(): column for column, name in enumerate(evaluation.label_names)}
+    names = [name for name in classifier.names if name.casefold() in known]
+    if not names:
+        evaluation.leave_out(_no_labels(evaluation, f"the model knows {', '.join(classifier.names)};"), title)
+        return
+    own = [classifier.names.index(name) for name in names]
+    columns = [known[name.casefold()] for name in names]
+
+    def predicted(dataset) -> tuple[np.ndarray, np.ndarray]:
+        return expit(classifier.logits(dataset)[:, own]), label_targets(dataset["labels"])[:, columns]
+
+    predictions, targets = predicted(evaluation.data)
+    if evaluation.validation is not None:
+        thresholds = f1_thresholds(*predicted(evaluation.validation), names)
+    has_f1 = set(names) <= thresholds.keys()
+    if not has_f1:
+        evaluation.leave_out("its thresholds need --validation_data", f"{title}, F1")
+
+    def scores(rows):
+        chosen = thresholds if has_f1 else dict.fromkeys(names, 0.5)
+        return classification_scores(predictions[rows], targets[rows], names, chosen)
+
+    found = scores(slice(None))
+    layout = _class_layout(title, "auroc", "AUROC", names, measures and measures[0])
+    layout |= _class_layout(title, "f1", "F1", names, measures and measures[1]) if has_f1 else {}
+    intervals = bootstrap_intervals(scores, evaluation.data["patient_id"], evaluation.rounds)
+    chance = {f"{name}_chance": 0.5 for name in found if "auroc" in name}
+    evaluation.add(found | chance | {"class_intervals": intervals}, layout)
+    for name in names:
+        if f"auroc/{name}" not in found:
+            evaluation.leave_out("the data have it always or never", f"{title}, {name}")
+
+
+def _class_layout(title: str, key: str, said: str, names: list[str], measure: str | None) -> dict:
+    each = {f"{key}/{name}": (f"{title}, {name}: {said}", None) for name in names}
+    return {f"macro_{key}": (f"{title}, macro {said}", measure)} | each
+
+
+@torch.no_grad()
+def measure_segmentation(model: str, evaluation: Evaluation) -> None:
+    """Dice of a segmentation model's classes, over all images and over those with a lesion."""
+    evaluation.leave_out("fine-tuned for masks: evaluate the checkpoint that it started from", *ALIGNMENT)
+    evaluation.leave_out("it is a segmentation model", "classification", "reports")
+    data = evaluation.data
+    found = region_labels(data)
+    if not any(found):
+        evaluation.leave_out("the data have no masks or boxes", "segmentation")
+        return
+    network = AutoModelForSemanticSegmentation.from_pretrained(model).eval().to(evaluation.device)
+    processor = AutoProcessor.from_pretrained(model)
+    names = [network.config.id2label[column] for column in range(network.config.num_labels)]
+    present = {label.casefold() for labels in found for label in labels}
+    lacking = [name for name in names if name.casefold() not in present]
+    one_for_all = len(names) == 1 and bool(lacking)
+    if len(lacking) == len(names) and not one_for_all:
+        there = ", ".join(sorted(set().union(*found)))
+        reason = f"the model knows {', '.join(names)}; the data have masks of {there}"
+        evaluation.leave_out(reason, "segmentation")
+        return
+    task = SegmentationTask(SimpleNamespace(labels=None if one_for_all else names, mask_threshold=0.5))
+    task.choose(names, names)
+    collate = FinetuneCollator(processor, Preparation(task, evaluation.use_context), network)
+    parts = []
+    for start in range(0, len(data), evaluation.batch_size):
+        rows = range(start, min(start + evaluation.batch_size, len(data)))
+        batch = collate([data[row] for row in rows])
+        batch = {name: tensor.to(evaluation.device) for name, tensor in batch.items()}
+        masks = batch.pop("labels")
+        parts.append(task.summarise(network(**batch).logits.float(), masks))
+    predictions, references = (torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True))
+
+    def scores(rows):
+        return task.scores(predictions[rows], references[rows])
+
+    intervals = bootstrap_intervals(scores, data["patient_id"], evaluation.rounds)
+    layout = {"dice": ("segmentation, Dice over all images", "dice")}
+    layout |= {"dice_lesion": ("segmentation, Dice on images with a lesion", None)}
+    layout |= {f"dice_lesion/{name}": (f"segmentation, {name}: Dice on images with one", None) for name in names}
+    evaluation.add(scores(slice(None)) | {"dice_intervals": intervals}, layout)
+    for name in lacking if not one_for_all else []:
+        evaluation.leave_out("the data have no mask of it", f"segmentation, {name}")
+
+
+def measure_reports(model: str, evaluation: Evaluation) -> None:
+    """Report metrics of what a generator writes, one report per study."""
+    evaluation.leave_out("trained for reports: evaluate the checkpoint that it started from", *ALIGNMENT)
+    evaluation.leave_out("it is a report generator", "classification", "segmentation")
+    texts = evaluation.data["findings"]
+    places = [place for place in one_per_study(evaluation.data) if texts[place]]
+    if not places:
+        evaluation.leave_out("the data have no reference reports", "reports")
+        return
+    writer = open_writer(model, evaluation.device, batch_size=evaluation.batch_size)
+    kind = writer.prepare.report_kind
+    if kind == "structured":
+        writer.constrain()
+    writer.prepare = ReportPreparation(kind, evaluation.use_context)
+    own = ("phantom",) if evaluation.source == "phantom" else ()
+    families = evaluation.metrics or (*(STRUCTURED_FAMILIES if kind == "structured" else FREE_TEXT_FAMILIES), *own)
+    found = score_rows(list(writer.rows(evaluation.data, places)), families, evaluation.rounds)
+    for row in found.rows:
+        title = f"reports, {row.name}"
+        if row.not_computed:
+            evaluation.leave_out(row.not_computed, title)
+        else:
+            evaluation.scores[title] = Score(row.value, row.low, row.high, {}, published_report_score(row.name))
+
+
+def phantom_gallery(options: dict, size_per_class: int) -> Dataset:
+    """The balanced gallery that goes with a phantom of these options."""
+    own = {name: options[name] for name in ("seed", "image_size", "num_proc", "cache_dir") if name in options}
+    return load_phantom_gallery(size_per_class, **own)
+
+
+def _no_labels(evaluation: Evaluation, known: str) -> str:
+    if not evaluation.label_names:
+        return "the data have no labels"
+    return f"{known} none of the data's labels: {', '.join(evaluation.label_names)}"
+
+
+# End of an architecture's name -> what measures it.
+KINDS = {
+    "ForPreTraining": measure_alignment,
+    "Model": measure_alignment,
+    "ForZeroShotImageClassification": measure_alignment,
+    "ForImageClassification": measure_classification,
+    "ForSemanticSegmentation": measure_segmentation,
+    "ForConditionalGeneration": measure_reports,
+}
