@@ -1,0 +1,48 @@
+"""Label curves on pictures of two shapes."""
+
+import json
+
+import pytest
+
+from tests.training.runs import flags
+from tests.training.shapes import SIZES, records
+from training import downstream_data, run_label_curves
+
+
+@pytest.fixture
+def arguments(tiny_checkpoint, tmp_path, monkeypatch):
+    known = {split: records(split) for split in SIZES}
+    monkeypatch.setattr(downstream_data, "load_data", lambda spec, argument: known[json.loads(spec)["name"]])
+    own = {f"{split}_data": json.dumps({"name": split}) for split in SIZES} | {"checkpoint": tiny_checkpoint}
+    own |= {"output_dir": tmp_path, "bootstrap": 10, "report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    return [*flags(own), "--labels", "Mass", "Fracture", "--fractions", "0.5", "1", "--epochs", "2", "1"]
+
+
+@pytest.mark.parametrize("task", run_label_curves.TASKS)
+def test_each_start_has_a_point_per_share(arguments, tmp_path, capsys, task):
+    result = run_label_curves.main([task, *arguments])
+    folder = tmp_path / task
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(result))
+    for points in result["curves"].values():
+        assert [point["label_fraction"] for point in points] == [0.5, 1.0]
+        assert all(0 <= point["mean"] <= 1 for point in points)
+    assert (
+        len({(folder / f"{start}-1" / "metrics.json").read_text() for start in ("pretrained", "random-weights")}) == 2
+    )
+    table = (folder / "table.md").read_text()
+    assert table in capsys.readouterr().out and "| 50% |" in table and "| 100% |" in table
+    assert (folder / "curves.png").stat().st_size > 1000
+
+
+def test_what_is_finished_is_not_run_again(arguments, tmp_path):
+    alone = ["classification", *arguments, "--starts", "pretrained"]
+    first = run_label_curves.main(alone)
+    weights = tmp_path / "classification" / "pretrained-1" / "seed-0" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert run_label_curves.main(alone) == first
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_shares_and_epochs_belong_together(arguments):
+    with pytest.raises(ValueError, match="epochs: 1 numbers for 2 fractions"):
+        run_label_curves.main(["classification", *arguments, "--epochs", "1"])
