@@ -228,14 +228,15 @@ def draw_gaze(scorer: Scorer, dataset, path: str | Path, rows: int = 4) -> None:
     shown = shown or [_gaze_row(scorer, dataset, index, dataset[index]) for index in others]
     if not shown:
         raise ValueError("data: none of its images has gaze.")
-    maps_figure(shown, path, _title("The recorded gaze, and what is predicted. Outline: the finding.", dataset))
+    maps_figure(shown, path, _title("A reader's gaze, and what is predicted. Outline: the finding.", dataset))
 
 
 def _gaze_row(scorer: Scorer, dataset, index: int, record: dict, region: dict | None = None) -> dict:
     predicted, recorded, _, _ = scorer.gaze_maps(dataset.select([index]))
     sentences = record["gaze"][0]["sentences"]
     row = int(recorded[: len(sentences)].sum(axis=1).argmax()) if region is None else region["sentence"]
-    maps = {"recorded gaze": recorded[row], "predicted from the sentence": predicted[row]}
+    reader = "simulated gaze" if _is_phantom(dataset) else "recorded gaze"
+    maps = {reader: recorded[row], "predicted from the sentence": predicted[row]}
     return {
         "caption": f"“{sentences[row]['text']}”",
         "panels": _panels(scorer.processor, record, maps),
@@ -270,7 +271,11 @@ def _panels(processor, record: dict, maps: dict[str, np.ndarray]) -> dict:
 
 
 def _title(text: str, dataset) -> str:
-    return f"{text} {ON_PHANTOM}" if facts_of(dataset).get("source") == "phantom" else text
+    return f"{text} {ON_PHANTOM}" if _is_phantom(dataset) else text
+
+
+def _is_phantom(dataset) -> bool:
+    return facts_of(dataset).get("source") == "phantom"
 
 
 if __name__ == "__main__":
