@@ -5,7 +5,8 @@ rest anywhere on the anatomy that a sentence names. Here further readings of the
 rules that drew the recorded one (the true lesions and anatomy are known to them), and play the model's part:
 
 - one other reading: what another radiologist would score.
-- the mean of many: the best map there is, given the picture and the sentence.
+- the mean of many: what a map that knows all but this one reading scores.
+- the patch that is most often among a reading's most looked at: the peak that the pointing game rewards most.
 
 Usage: python -m benchmarks.gaze_ceiling [--studies 200] [--readings 30] [--grid 14]
 """
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--grid", type=int, default=14)
     arguments = parser.parse_args(argv)
 
-    recorded, other, mean, patients, with_lesion = [], [], [], [], []
+    recorded, other, mean, often, patients, with_lesion = [], [], [], [], [], []
     for index in range(arguments.studies):
         plan, context = draw_study("test", index, 0)
         sentences = write_report(plan, context).findings
@@ -51,12 +52,14 @@ def main(argv: list[str] | None = None) -> dict:
             recorded.append(maps[0])
             other.append(maps[1])
             mean.append(maps[1:].mean(axis=0))
+            often.append(most_looked_at(maps[1:]).mean(axis=0))
             patients += [plan.patient.patient_id] * len(sentences)
             with_lesion += [bool(sentence.lesions) for sentence in sentences]
     recorded, patients = np.concatenate(recorded), np.array(patients)
     hits = {
         "one other reading": gaze_pointing_game(np.concatenate(other), recorded),
         f"the mean of {arguments.readings} others": gaze_pointing_game(np.concatenate(mean), recorded),
+        f"most often looked at by {arguments.readings} others": gaze_pointing_game(np.concatenate(often), recorded),
     }
     kept = recorded.sum(axis=1) > 0
     groups = {"all sentences": kept, "about a lesion": kept & np.array(with_lesion)}
@@ -73,6 +76,14 @@ def main(argv: list[str] | None = None) -> dict:
             cells.append(f"{results[name, group]:.3f} [{low:.3f}, {high:.3f}]")
         print(f"| {name} | " + " | ".join(cells) + " |")
     return results
+
+
+def most_looked_at(maps: np.ndarray, area: float = 0.25) -> np.ndarray:
+    """(..., P) 1 for the `area` share of patches that was looked at most, as the pointing game counts them."""
+    kept = max(1, int(np.floor(area * maps.shape[-1])))
+    threshold = -np.sort(-maps, axis=-1)[..., kept - 1 : kept]
+    # Equal counts fall to the patch that was looked at longer.
+    return ((maps >= threshold) & (maps > 0)) + 1e-6 * maps / np.maximum(maps.max(axis=-1, keepdims=True), 1e-9)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ def mapping(value: dict | str | None, argument: str) -> dict:
 
 # Of `TrainingArguments`: what results hang on, whatever the machine.
 SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
-SETTINGS += ("weight_decay", "lr_scheduler_type", "max_steps", "metric_for_best_model")
+SETTINGS += ("weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "max_steps")
+SETTINGS += ("metric_for_best_model",)
 
 
 def comparable_settings(arguments, training: TrainingArguments, left_out: Sequence[str] = ()) -> dict:

@@ -40,7 +40,9 @@ MODELS = (PRETRAINED, SCRATCH, TIMM)
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("COGAZE_REAL_DATA", REAL_DATA)) / "nih_mini")
     parser.add_argument("--checkpoint", default="outputs/demo/cogaze-tiny", help="what was pretrained on rendered ones")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/real"))

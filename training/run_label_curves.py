@@ -32,14 +32,16 @@ STARTS = {"pretrained": [], "random weights": ["--from_scratch", "True"]}
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--checkpoint", required=True, help="of the pretraining")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/curves"))
     parser.add_argument("--config", help="of the fine-tuning; by default the phantom's")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.1, 1.0], help="of the patients")
     parser.add_argument(
-        "--epochs", type=int, nargs="+", default=[60, 30, 10], help="for each: a smaller share has fewer steps in one"
+        "--epochs", type=int, nargs="+", default=[100, 30, 10], help="for each: a smaller share has fewer steps in one"
     )
     parser.add_argument("--starts", nargs="+", choices=list(STARTS), default=list(STARTS))
     parser.add_argument("--seeds", type=int, default=1)
@@ -52,6 +54,9 @@ def main(argv: list[str] | None = None) -> dict:
     script, config, metric, title = TASKS[arguments.task]
     shared = ["--config", arguments.config or str(CONFIGS / config), "--checkpoint", arguments.checkpoint, *further]
     shared += ["--seeds", str(arguments.seeds), "--resume_from_checkpoint", "True"]
+    # Twenty looks at the validation images and no early stop, however few steps an epoch has.
+    shared += ["--eval_strategy", "steps", "--eval_steps", "0.05", "--save_strategy", "steps", "--save_steps", "0.05"]
+    shared += ["--early_stopping_patience", "20", "--warmup_steps", "0.05"]
     output = arguments.output_dir / arguments.task
     curves: dict[str, list[dict]] = {start: [] for start in arguments.starts}
     measured_on = ""

@@ -8,6 +8,7 @@ once; what is finished is not run again. Writes `table.md` and `metrics.json`.
 """
 
 import argparse
+import functools
 import platform
 from collections import Counter
 from pathlib import Path
@@ -21,7 +22,7 @@ from .evaluate_alignment import ON_PHANTOM
 from .files import write_json, write_text
 from .generate_reports import write_rows
 from .report_writing import Preparation, one_per_study, open_writer, score_rows
-from .runs import read_json
+from .runs import train_and_score
 from .tables import markdown_table, with_interval
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -36,7 +37,7 @@ VARIANTS = {
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--checkpoint", type=Path, default=Path("outputs/pretrain-phantom/full"), help="to start from")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/report-phantom"))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
@@ -44,13 +45,18 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--test_data", default='{"name": "phantom", "split": "test"}', help="JSON")
     arguments, overrides = parser.parse_known_args(argv)
 
+    if not arguments.checkpoint.is_dir():
+        raise ValueError(f"checkpoint: there is no folder {arguments.checkpoint}; `make pretrain-phantom` writes one.")
     train, test = (load_data(getattr(arguments, f"{split}_data"), f"{split}_data") for split in ("train", "test"))
     results = {}
     for name in arguments.variants:
         folder = arguments.output_dir / _slug(name)
-        if not (folder / "metrics.json").is_file():
-            _train_and_score(name, folder, arguments, overrides, train, test)
-        results[name] = read_json(folder / "metrics.json")
+        flags = _flags(name, folder, arguments, overrides)
+        settings = train_report_generator.settings_of(flags)
+        score = functools.partial(_score, name, folder, train, test)
+        results[name] = train_and_score(
+            folder, settings, lambda resume, flags=flags: train_report_generator.main([*flags, *resume]), score
+        )
     write_json(arguments.output_dir / "metrics.json", results)
     table = markdown(results)
     write_text(arguments.output_dir / "table.md", table)
@@ -58,19 +64,18 @@ def main(argv: list[str] | None = None) -> dict:
     return results
 
 
-def _train_and_score(name: str, folder: Path, arguments, overrides: list[str], train, test) -> None:
-    config, flags = VARIANTS[name]
+def _flags(name: str, folder: Path, arguments, overrides: list[str]) -> list[str]:
+    config, own = VARIANTS[name]
     start = arguments.checkpoint
     if name == "structured":
         start = arguments.output_dir / _slug(FREE_TEXT)
         if not (start / "training.json").is_file():
             raise ValueError(f"variants: structured reports start from {start}; train {FREE_TEXT!r} first.")
-    flags = [*flags, "--config", str(CONFIGS / config), "--train_data", arguments.train_data]
-    flags += ["--init_from", str(start), "--output_dir", str(folder)]
-    if not (folder / "training.json").is_file():
-        resume = ["--resume_from_checkpoint", "True"] if any(folder.glob("checkpoint-*")) else []
-        train_report_generator.main([*flags, *overrides, *resume])
+    flags = [*own, "--config", str(CONFIGS / config), "--train_data", arguments.train_data]
+    return [*flags, "--init_from", str(start), "--output_dir", str(folder), *overrides]
 
+
+def _score(name: str, folder: Path, train, test) -> dict:
     writer = open_writer(str(folder), "cuda" if torch.cuda.is_available() else "cpu", batch_size=64)
     writer.prepare = Preparation(writer.prepare.report_kind, use_context=name != "without context")
     places = one_per_study(test)
@@ -86,8 +91,7 @@ def _train_and_score(name: str, folder: Path, arguments, overrides: list[str], t
         rows = list(writer.rows(test, places))
         write_rows(folder / "reports_constrained.jsonl", rows)
         metrics |= scores(rows, "constrained_") | {"constrained_structure_validity": _validity(rows)}
-    metrics["training_minutes"] = read_json(folder / "training.json")["train_runtime"] / 60
-    write_json(folder / "metrics.json", metrics)
+    return metrics
 
 
 def _validity(rows: list[dict]) -> float:

@@ -1,4 +1,4 @@
-"""Variants of a pretraining, each trained and scored once."""
+"""Variants of a training, each trained and scored once."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,17 +30,30 @@ def pretrain_and_score(folder: Path, flags: Sequence[str], score: Callable[[Scor
     kinds = (pretrain.PretrainArguments, TrainingArguments)
     arguments, training = parse_arguments(kinds, flags, defaults=pretrain.EACH_EPOCH)
     settings = comparable_settings(arguments, training) | {"seed": training.seed}
+
+    def scored() -> dict:
+        return score(load_scorer(str(folder), device="cuda" if torch.cuda.is_available() else "cpu"))
+
+    return train_and_score(folder, settings, lambda resume: pretrain.main([*flags, *resume]), scored)
+
+
+def train_and_score(folder: Path, settings: dict, train: Callable[[list[str]], object], score: Callable[[], dict]):
+    """Train into `folder` and score what came out, each once; returns and writes `metrics.json`.
+
+    Args:
+        settings: what results hang on.
+        train: given the flags that go on from an earlier part, if there was one; leaves `training.json` when done.
+    Raises:
+        ValueError: the folder holds a run of other settings.
+    """
     if (folder / SETTINGS).is_file():
         refuse_other_settings(folder, read_json(folder / SETTINGS), settings, ", or delete that one")
     else:
         write_json(folder / SETTINGS, settings)
     if (folder / "metrics.json").is_file():
         return read_json(folder / "metrics.json")
-    # The last file that a training writes.
     if not (folder / "training.json").is_file():
-        resume = ["--resume_from_checkpoint", "True"] if any(folder.glob("checkpoint-*")) else []
-        pretrain.main([*flags, *resume])
-    metrics = score(load_scorer(str(folder), device="cuda" if torch.cuda.is_available() else "cpu"))
+        train(["--resume_from_checkpoint", "True"] if any(folder.glob("checkpoint-*")) else [])
     minutes = read_json(folder / "training.json")["train_runtime"] / 60
-    write_json(folder / "metrics.json", metrics | {"training_minutes": minutes})
+    write_json(folder / "metrics.json", score() | {"training_minutes": minutes})
     return read_json(folder / "metrics.json")

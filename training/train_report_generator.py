@@ -38,7 +38,7 @@ from processing import CoGazePrefixProcessor, CoGazeProcessor
 from processing.prompts import REPORT_KINDS, report_messages
 from processing.tokenization import build_tokenizer
 
-from .arguments import checkpoint_to_resume, mapping, parse_arguments
+from .arguments import checkpoint_to_resume, comparable_settings, mapping, parse_arguments
 from .data import AlignedAugmentation, keep_good_records, load_data
 from .encoded_reports import EncodedReports, collate_encoded
 from .files import write_json
@@ -189,13 +189,21 @@ VARIANTS = {
 }
 
 
-def main(argv: list[str] | None = None) -> dict:
-    arguments, writing, metric_options, training = parse_arguments(
-        (ReportArguments, WritingArguments, MetricOptions, TrainingArguments),
-        argv,
-        __doc__,
-        EACH_EPOCH | {"metric_for_best_model": "eval_best", "greater_is_better": True},
+def _parse(argv: list[str] | None) -> tuple:
+    kinds = (ReportArguments, WritingArguments, MetricOptions, TrainingArguments)
+    return parse_arguments(
+        kinds, argv, __doc__, EACH_EPOCH | {"metric_for_best_model": "eval_best", "greater_is_better": True}
     )
+
+
+def settings_of(argv: list[str]) -> dict:
+    """What results hang on, of these flags."""
+    arguments, writing, _, training = _parse(argv)
+    return comparable_settings(arguments, training) | writing.options() | {"seed": training.seed}
+
+
+def main(argv: list[str] | None = None) -> dict:
+    arguments, writing, metric_options, training = _parse(argv)
     set_seed(training.seed)
     _check(arguments, metric_options)
     train, validation = (load_data(getattr(arguments, f"{s}_data"), f"{s}_data") for s in ("train", "validation"))
