@@ -24,7 +24,7 @@ demo: setup  ## render, pretrain, evaluate on unseen patients, write reports (25
 demo-egma: setup  ## the same for EGMA (10 minutes on two CPU cores)
 	$(BIN)/python -m training.demo_egma --output_dir $(OUT)/demo
 
-demo-egma-ablations: setup  ## and each of its losses alone (half an hour)
+demo-egma-ablations: setup  ## and each of its losses alone (half an hour on two CPU cores)
 	$(BIN)/python -m training.demo_egma --output_dir $(OUT)/demo --ablations clip egf egm
 
 ablations: setup  ## the rows of both papers' ablation tables, one seed each (an hour on two CPU cores)
@@ -38,10 +38,10 @@ space: setup  ## the Space on what `make demo` wrote; COGAZE_MODEL names another
 	$(BIN)/python spaces/report_generation/app.py
 
 pretrain-phantom: setup  ## the longer recipe, and beside it without gaze and without labels
-	$(BIN)/python -m training.run_recipe --output_dir $(OUT)/pretrain-phantom
+	$(BIN)/python -m training.run_recipe --output_dir $(OUT)/recipe/pretrain
 
 report-phantom: setup  ## report generators on what that pretrained: free text, without context, structured, prefix
-	$(BIN)/python -m training.run_report_recipe --checkpoint $(OUT)/pretrain-phantom/full --output_dir $(OUT)/report-phantom
+	$(BIN)/python -m training.run_report_recipe --checkpoint $(OUT)/recipe/pretrain/full --output_dir $(OUT)/recipe/reports
 
 real: setup  ## on real radiographs: fine-tuned from what `make demo` pretrained, from scratch, and beside baselines
 	$(BIN)/python -m training.real --checkpoint $(OUT)/demo/cogaze-tiny --output_dir $(OUT)/real

@@ -1,6 +1,6 @@
 """The longer recipe on rendered radiographs, and beside it the same without the gaze loss and without L_cls.
 
-    python -m training.run_recipe --output_dir outputs/pretrain-phantom
+    python -m training.run_recipe --output_dir outputs/recipe/pretrain
 
 Each variant is trained and scored once; what is finished is not run again. Writes `table.md` and `metrics.json`.
 """
@@ -35,7 +35,7 @@ COLUMNS = {
 
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/pretrain-phantom"))
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/recipe/pretrain"))
     parser.add_argument("--config", default=str(CONFIG))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     arguments, overrides = parser.parse_known_args(argv)

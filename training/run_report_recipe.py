@@ -1,6 +1,6 @@
 """Report generators of rendered radiographs, after `make pretrain-phantom`: what they say of unseen patients.
 
-    python -m training.run_report_recipe --checkpoint outputs/pretrain-phantom/full --output_dir outputs/report-phantom
+    python -m training.run_report_recipe --checkpoint outputs/recipe/pretrain/full --output_dir outputs/recipe/reports
 
 Free text, the same without the clinical context, structured reports with and without the constraint, and a language
 model with the latents in its prompt; beside them the training data's most frequent report. Each is trained and scored
@@ -38,8 +38,8 @@ VARIANTS = {
 
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--checkpoint", type=Path, default=Path("outputs/pretrain-phantom/full"), help="to start from")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/report-phantom"))
+    parser.add_argument("--checkpoint", type=Path, default=Path("outputs/recipe/pretrain/full"), help="to start from")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/recipe/reports"))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--train_data", default='{"name": "phantom", "split": "train", "size": 10000}', help="JSON")
     parser.add_argument("--test_data", default='{"name": "phantom", "split": "test"}', help="JSON")
