@@ -2,13 +2,13 @@
 
     python -m training.calibrate --checkpoint outputs/finetune-classification-phantom/seed-0
 
+The images, and whether the model reads a context, are fine-tuning's unless flags say otherwise.
 The config's `logit_temperature` is all that changes of the checkpoint (the code that goes along is brought to this
 package's): whatever opens it, the stock pipeline too, gives calibrated probabilities from then on. The order of the
 images, and so AUROC, stays. Beside it `calibration.json` has calibration errors and likelihood before and after on the
 test images, and the thresholds of F1 that hold from now on; `calibration.png` is the reliability diagram.
 """
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from processing.datasets.records import facts_of
 
 from .arguments import parse_arguments
 from .calibration import calibration_scores, fit_temperatures
-from .classifiers import open_classifier
+from .classifiers import as_in_finetuning, finetune_record, open_classifier
 from .data import load_data
 from .draw import draw_calibration
 from .evaluate_alignment import ON_PHANTOM
@@ -33,14 +33,14 @@ from .subsets import check_patients_apart, missing_classes
 @dataclass
 class CalibrateArguments:
     checkpoint: str = field(metadata={"help": "folder that finetune_classification.py wrote, such as .../seed-0"})
-    validation_data: str = field(
-        default='{"name": "phantom", "split": "validation"}', metadata={"help": "JSON: temperatures are fitted on it"}
+    validation_data: str | None = field(
+        default=None, metadata={"help": "JSON: temperatures are fitted on it; fine-tuning's if absent"}
     )
-    test_data: str = field(
-        default='{"name": "phantom", "split": "test"}', metadata={"help": "JSON: they are judged on it"}
+    test_data: str | None = field(
+        default=None, metadata={"help": "JSON: they are judged on it; fine-tuning's if absent"}
     )
     per_label: bool = field(default=False, metadata={"help": "a temperature for each label, instead of one for all"})
-    no_context: bool = field(default=False, metadata={"help": "as in fine-tuning"})
+    no_context: bool | None = field(default=None, metadata={"help": "True or False; as in fine-tuning if absent"})
     batch_size: int = 32
     device: str = "cpu"
 
@@ -48,18 +48,22 @@ class CalibrateArguments:
 def main(argv: list[str] | None = None) -> dict:
     """
     Raises:
-        ValueError: a checkpoint that is no folder or no classifier; a patient in both splits; a label that the
-            validation images all have, or none has.
+        ValueError: a checkpoint that is no folder or no classifier; data, or whether there was a context, neither
+            given nor recorded by fine-tuning; a patient in both splits; a label that the validation images all have,
+            or none has.
     """
     (arguments,) = parse_arguments((CalibrateArguments,), argv, __doc__)
     folder = Path(arguments.checkpoint)
     if not folder.is_dir():
         raise ValueError(f"checkpoint: no folder {folder}; temperatures are saved where the model lies.")
-    classifier = open_classifier(
-        arguments.checkpoint, arguments.device, use_context=not arguments.no_context, batch_size=arguments.batch_size
-    )
+    chosen = {
+        name: as_in_finetuning(folder, name, getattr(arguments, name))
+        for name in ("no_context", "validation_data", "test_data")
+    }
+    options = {"use_context": not chosen["no_context"], "batch_size": arguments.batch_size}
+    classifier = open_classifier(arguments.checkpoint, arguments.device, **options)
     names = classifier.names
-    data = {split: load_data(getattr(arguments, f"{split}_data"), f"{split}_data") for split in ("validation", "test")}
+    data = {split: load_data(chosen[f"{split}_data"], f"{split}_data") for split in ("validation", "test")}
     check_patients_apart({split: dataset["patient_id"] for split, dataset in data.items()})
     targets = {split: classifier.targets(dataset) for split, dataset in data.items()}
     for name, count in missing_classes(targets["validation"], names).items():
@@ -95,10 +99,10 @@ def save_temperatures(folder: Path, temperatures: np.ndarray) -> None:
 
 def _thresholds(folder: Path, names: list[str], temperatures: np.ndarray) -> dict[str, float] | None:
     """Those that fine-tuning chose, on uncalibrated probabilities, as they are now; None where it chose none."""
-    path = folder / "metrics.json"
-    if not path.is_file():
+    thresholds = finetune_record(folder).get("thresholds")
+    if not thresholds:
         return None
-    chosen = np.array([json.loads(path.read_text(encoding="utf-8"))["thresholds"][name] for name in names])
+    chosen = np.array([thresholds[name] for name in names])
     return dict(zip(names, expit(logit(chosen) / temperatures).tolist(), strict=True))
 
 

@@ -1,6 +1,7 @@
 """Fine-tuned classifiers, for what is asked of them after the test: calibration and saliency."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from transformers import AutoModelForImageClassification, AutoProcessor
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 from processing.datasets.records import label_names, label_targets
 
-from .downstream_data import FinetuneCollator, chosen_names
+from .downstream_data import FinetuneCollator
+from .files import read_json
 
 
 class Classifier:
@@ -62,8 +64,12 @@ class Classifier:
         Raises:
             ValueError: a label of the model's that the data set does not have.
         """
-        known = label_names(dataset)
-        columns = [known.index(name) for name in chosen_names(self.names, known)]
+        known = {name.casefold(): column for column, name in enumerate(label_names(dataset))}
+        lacking = [name for name in self.names if name.casefold() not in known]
+        if lacking:
+            there = ", ".join(label_names(dataset))
+            raise ValueError(f"data: they lack the classifier's label {lacking[0]!r}; they have {there}.")
+        columns = [known[name.casefold()] for name in self.names]
         return label_targets(dataset["labels"][:])[:, columns]
 
 
@@ -84,4 +90,27 @@ def open_classifier(checkpoint: str, device: str = "cpu", **options) -> Classifi
     return Classifier(model.to(device), AutoProcessor.from_pretrained(checkpoint), **options)
 
 
-__all__ = ["Classifier", "open_classifier"]
+def finetune_record(checkpoint: str | Path) -> dict:
+    """What fine-tuning wrote beside the model, such as "settings" and "thresholds"; empty where there is nothing."""
+    path = Path(checkpoint) / "metrics.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def as_in_finetuning(checkpoint: str | Path, name: str, given=None, flag: str | None = None):
+    """An argument's value: what is given, else what fine-tuning had.
+
+    Args:
+        flag: the argument's name, where it is not fine-tuning's `name`.
+    Raises:
+        ValueError: neither is there; names the argument.
+    """
+    if given is not None:
+        return given
+    value = finetune_record(checkpoint).get("settings", {}).get(name)
+    if value is None:
+        file = Path(checkpoint) / "metrics.json"
+        raise ValueError(f"{flag or name}: {file} does not say fine-tuning's {name}; give --{flag or name}.")
+    return value
+
+
+__all__ = ["Classifier", "as_in_finetuning", "finetune_record", "open_classifier"]

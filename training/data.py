@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,7 @@ def keep_good_records(
     num_proc: int | None = None,
     prepare: Callable[[dict], dict] = dict,
     prepared: str = "",
+    whole: Sequence[str] = ("findings", "labels"),
 ):
     """Process every record once, before any training step, and leave out the unusable ones.
 
@@ -67,6 +68,7 @@ def keep_good_records(
 
     Args:
         prepare: what is done to a record before the processor gets it. prepared: its fingerprint.
+        whole: columns that all records must fill where any does.
 
     Returns:
         The data set without bad records, and a `Counter` of the reasons.
@@ -88,12 +90,12 @@ def keep_good_records(
         new_fingerprint=Hasher.hash([dataset._fingerprint, processor.to_json_string(), prepared, "check-1"]),
     )
     errors = checked["error"]
-    for column in [name for name in ("findings", "labels") if name in dataset.column_names]:
+    for column in [name for name in whole if name in dataset.column_names]:
         # Some records of a source lack what others have: alone each is fine, in one batch they are not.
         filled = [bool(value) for value in dataset[column]]
         if any(filled):
             errors = [
-                error or ("" if present else f"record {index} (image {image}): {column}: it is empty")
+                error or ("" if present else f"record {index} (image {image}): {column} is empty")
                 for index, (error, present, image) in enumerate(zip(errors, filled, dataset["image_id"], strict=True))
             ]
     bad = [index for index, error in enumerate(errors) if error]

@@ -181,18 +181,20 @@ def labelled_share(
     return share, positives[rows]
 
 
-def chosen_names(asked: list[str] | None, known: list[str]) -> list[str]:
-    """The data set's names `known` that are asked for, in that order and in its spelling; None: all.
+def chosen_names(
+    asked: list[str] | None, known: list[str], argument: str = "labels", whose: str = "the data set's"
+) -> list[str]:
+    """The names `known` that are asked for, in that order and in their spelling; None: all.
 
     Raises:
-        ValueError: a name that is not among them.
+        ValueError: a name that is not among them; names the argument, and whose they are.
     """
     if asked is None:
         return known
     by_name = {name.casefold(): name for name in known}
     unknown = [name for name in asked if name.casefold() not in by_name]
     if unknown:
-        raise ValueError(f"labels: {unknown[0]!r} is none of the data set's: {', '.join(known)}.")
+        raise ValueError(f"{argument}: {unknown[0]!r} is none of {whose}: {', '.join(known)}.")
     return [by_name[name.casefold()] for name in asked]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from scipy.special import expit
 from sklearn.manifold import TSNE
 
@@ -26,7 +27,7 @@ from processing.radiographs import read_radiograph
 from .alignment_metrics import retrieval_scores
 from .arguments import parse_arguments
 from .calibration import calibration_scores, reliability
-from .classifiers import Classifier, open_classifier
+from .classifiers import Classifier, as_in_finetuning, open_classifier
 from .data import load_data
 from .downstream_data import chosen_names
 from .evaluate_alignment import ON_PHANTOM
@@ -50,7 +51,8 @@ class DrawArguments:
 
 @dataclass
 class ClassifierArguments(DrawArguments):
-    no_context: bool = field(default=False, metadata={"help": "as in fine-tuning"})
+    data: str | None = field(default=None, metadata={"help": "JSON; fine-tuning's test_data if absent"})
+    no_context: bool | None = field(default=None, metadata={"help": "True or False; as in fine-tuning if absent"})
 
 
 @dataclass
@@ -86,8 +88,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _saliency(arguments: SaliencyArguments) -> None:
-    classifier = _classifier(arguments)
-    dataset = load_data(arguments.data, "data")
+    classifier, dataset = _classifier_and_data(arguments)
     draw_saliency(classifier, dataset, arguments.label, arguments.out, arguments.rows, arguments.image_ids)
 
 
@@ -107,7 +108,7 @@ def _gaze(arguments: GazeArguments) -> None:
 
 
 def _calibration(arguments: ClassifierArguments) -> None:
-    classifier, dataset = _classifier(arguments), load_data(arguments.data, "data")
+    classifier, dataset = _classifier_and_data(arguments)
     logits, targets = classifier.logits(dataset), classifier.targets(dataset)
     draw_calibration(logits, targets, classifier.names, classifier.temperatures, dataset, arguments.out)
 
@@ -120,10 +121,11 @@ COMMANDS = {
 }
 
 
-def _classifier(arguments: ClassifierArguments) -> Classifier:
-    return open_classifier(
-        arguments.checkpoint, arguments.device, use_context=not arguments.no_context, batch_size=arguments.batch_size
-    )
+def _classifier_and_data(arguments: ClassifierArguments) -> tuple[Classifier, Dataset]:
+    no_context = as_in_finetuning(arguments.checkpoint, "no_context", arguments.no_context)
+    data = arguments.data or as_in_finetuning(arguments.checkpoint, "test_data", flag="data")
+    options = {"use_context": not no_context, "batch_size": arguments.batch_size}
+    return open_classifier(arguments.checkpoint, arguments.device, **options), load_data(data, "data")
 
 
 def draw_saliency(
@@ -134,7 +136,7 @@ def draw_saliency(
     Raises:
         ValueError: an unknown label or image; no image that has the label.
     """
-    (label,) = chosen_names([label], classifier.names)
+    (label,) = chosen_names([label], classifier.names, "label", "the classifier's")
     column = classifier.names.index(label)
     if image_ids:
         ids = dataset["image_id"][:]
@@ -216,7 +218,7 @@ def draw_gaze(scorer: Scorer, dataset, path: str | Path, rows: int = 4) -> None:
         record = dataset[index]
         if not record["gaze"] or not record["gaze"][0]["sentences"] or record["view_position"] == "LATERAL":
             continue
-        regions = [region for region in record.get("regions") or [] if region["sentence"] >= 0]
+        regions = [r for r in record.get("regions") or [] if r["sentence"] is not None and r["sentence"] >= 0]
         region = next((region for region in regions if region["label"] not in kinds), None)
         if region is not None:
             kinds.add(region["label"])

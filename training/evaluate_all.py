@@ -20,13 +20,15 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
-from processing.datasets.records import facts_of
+from processing.datasets.records import facts_of, label_names
 
 from .arguments import mapping, parse_arguments
+from .classifiers import finetune_record
 from .data import keep_good_records, load_data
 from .evaluate_alignment import ON_PHANTOM
 from .evaluations import KINDS, Evaluation, Score, phantom_gallery
 from .files import write_json, write_text
+from .subsets import check_patients_apart
 from .tables import markdown_table, with_interval
 
 CITED = (
@@ -42,14 +44,20 @@ class EvaluateAllArguments:
     model: str = field(metadata={"help": "a checkpoint of any kind, with its processor: folder or Hub id"})
     data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
     validation_data: str | None = field(
-        default=None, metadata={"help": "JSON: thresholds of F1 are chosen on it; of the phantom by default its own"}
+        default=None,
+        metadata={
+            "help": "JSON: thresholds of F1 are chosen on it; by default a classifier's own, of the phantom its split"
+        },
     )
     train_data: str | None = field(
         default=None,
-        metadata={"help": "JSON: gaze baselines are averaged over it; of the phantom by default its own"},
+        metadata={"help": "JSON: a dual encoder's gaze baselines are averaged over it; of the phantom its split"},
     )
     gallery_per_class: int = field(default=40, metadata={"help": "studies of each class in the phantom's gallery"})
-    no_context: bool = field(default=False, metadata={"help": "heads and generators read no indication and history"})
+    no_context: bool | None = field(
+        default=None,
+        metadata={"help": "True: heads and generators read no indication and history; as in fine-tuning if absent"},
+    )
     metrics: list[str] | None = field(
         default=None, metadata={"help": "families of report metrics; those of the checkpoint's kind if absent"}
     )
@@ -62,7 +70,8 @@ class EvaluateAllArguments:
 def main(argv: list[str] | None = None) -> dict:
     """
     Raises:
-        ValueError: a model that cannot be found or is of no known kind; data without usable records.
+        ValueError: a model that cannot be found or is of no known kind; data without usable records; a patient of
+            theirs in validation or train; validation of other label names.
     """
     (arguments,) = parse_arguments((EvaluateAllArguments,), argv, __doc__)
     output = arguments.output_dir or arguments.model
@@ -70,39 +79,56 @@ def main(argv: list[str] | None = None) -> dict:
         raise ValueError(f"output_dir: missing; {arguments.model} is no folder to write into.")
     architecture = read_architecture(arguments.model)
     processor = AutoProcessor.from_pretrained(arguments.model)
+    kind = next(KINDS[ending] for ending in KINDS if architecture.endswith(ending))
+    record = finetune_record(arguments.model)
     data, skipped = usable_records(arguments.data, "data", processor)
-    specs = {"validation": arguments.validation_data, "train": arguments.train_data}
-    gallery = None
-    if facts_of(data).get("source") == "phantom":
-        options = mapping(arguments.data, "data")
-        specs = {split: spec or options | PHANTOM_SPLITS[split] for split, spec in specs.items()}
-        gallery = phantom_gallery(options, arguments.gallery_per_class)
-    others = {split: usable_records(spec, f"{split}_data", processor)[0] for split, spec in specs.items() if spec}
+    facts = facts_of(data)
+    on_phantom = facts.get("source") == "phantom"
+    options = mapping(arguments.data, "data")
+    others = {}
+    for split in [name for name in kind.reads if name != "gallery"]:
+        spec = getattr(arguments, f"{split}_data")
+        own_thresholds = split == "validation" and record.get("thresholds")
+        if spec is None and on_phantom and facts.get("split") != split and not own_thresholds:
+            spec = options | PHANTOM_SPLITS[split]
+        if spec is not None:
+            others[split], _ = usable_records(spec, f"{split}_data", processor)
+            check_patients_apart({"data": data["patient_id"], f"{split}_data": others[split]["patient_id"]})
+    if "validation" in others and label_names(others["validation"]) != label_names(data):
+        raise ValueError("validation_data: its label names differ from those of data.")
+    if "gallery" in kind.reads and on_phantom:
+        others["gallery"] = phantom_gallery(options, arguments.gallery_per_class)
+    elif "gallery" in kind.reads and "classes" in facts:
+        others |= {"gallery": data, "classes": facts["classes"]}
 
+    recorded = record.get("settings", {}).get("no_context")
     evaluation = Evaluation(
         data,
         **others,
-        gallery=gallery,
-        use_context=not arguments.no_context,
+        use_context=not (recorded if arguments.no_context is None else arguments.no_context),
         metrics=arguments.metrics,
         rounds=arguments.bootstrap,
         batch_size=arguments.batch_size,
         device=arguments.device,
     )
-    kind = next(ending for ending in KINDS if architecture.endswith(ending))
-    KINDS[kind](arguments.model, evaluation)
-    facts = facts_of(data)
+    if arguments.no_context is None and recorded is None:
+        evaluation.notes.append("Heads and generators read indication and history: --no_context leaves them out.")
+    if facts.get("split") in (None, "train"):
+        of = "the training split" if facts.get("split") else "no one split"
+        evaluation.notes.append(f"The images are of {of}: the checkpoint may have been trained on these patients.")
+    kind.measure(arguments.model, evaluation)
     measured = f"{len(data)} images of {len(set(data['patient_id']))} patients."
     result = {
         "model": Path(arguments.model).name if Path(arguments.model).is_dir() else arguments.model,
         "architecture": architecture,
-        "test_data": {name: facts.get(name) for name in ("source", "split")},
+        "test_data": {name: facts.get(name) for name in ("source", "split", "sample")},
         "images": len(data),
         "skipped_records": skipped,
         "bootstrap": arguments.bootstrap,
         "scores": {title: asdict(score) for title, score in evaluation.scores.items()},
         "not_measured": evaluation.not_measured,
-        "measured_on": f"{measured} {ON_PHANTOM}" if facts.get("source") == "phantom" else measured,
+        "notes": evaluation.notes,
+        "measured_on": f"{measured} {ON_PHANTOM}" if on_phantom else measured,
     }
     table = markdown(result, evaluation.scores)
     write_json(Path(output) / "evaluation.json", result)
@@ -139,7 +165,8 @@ def usable_records(spec: dict | str, argument: str, processor) -> tuple[Dataset,
     if not len(dataset):
         raise ValueError(f"{argument}: it has no records.")
     try:
-        dataset, reasons = keep_good_records(dataset, processor, "skip")
+        # What reads texts takes the records that have them; images need none.
+        dataset, reasons = keep_good_records(dataset, processor, "skip", whole=("labels",))
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from error
     return dataset, dict(reasons)
@@ -150,9 +177,11 @@ def markdown(result: dict, scores: dict[str, Score]) -> str:
     rows = []
     for title, score in scores.items():
         beside = ", ".join(f"{said} {value:.3f}" for said, value in score.beside.items())
-        rows.append([title, with_interval(score.value, (score.low, score.high)), beside, _cited(score.published)])
-    header = [f"{result['architecture']}", "value [95 % interval]", "beside it", "published elsewhere"]
-    lines = [markdown_table(header, rows), "", f"Measured on {result['measured_on']} {CITED}"]
+        value = with_interval(score.value, (score.low, score.high))
+        rows.append([title, value, beside, score.on or "all images", _cited(score.published)])
+    header = [result["architecture"], "value [95 % interval]", "beside it", "mean over", "published elsewhere"]
+    said = f"Measured on {result['measured_on']} Intervals are over patients, where no other is named. {CITED}"
+    lines = [markdown_table(header, rows), "", said, *(line for note in result["notes"] for line in ("", note))]
     skipped = result["skipped_records"]
     if skipped:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.items())

@@ -1,8 +1,7 @@
 """Everything that can be measured of a checkpoint of one kind, and why the rest cannot."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,24 +9,23 @@ import torch
 import yaml
 from datasets import Dataset
 from scipy.special import expit
-from transformers import AutoModelForPreTraining, AutoModelForSemanticSegmentation, AutoProcessor
+from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForSemanticSegmentation, AutoProcessor
 
 from modeling_cogaze import CoGazeForImageClassification
 from processing.datasets.phantom import GALLERY_CLASSES, load_phantom_gallery
-from processing.datasets.records import facts_of, label_targets
+from processing.datasets.records import facts_of, label_names, label_targets
 
 from .alignment_metrics import bootstrap_intervals
-from .classifiers import Classifier, open_classifier
+from .classifiers import Classifier, finetune_record, open_classifier
 from .downstream_data import FinetuneCollator, Preparation
 from .downstream_metrics import classification_scores, f1_thresholds
 from .downstream_tasks import SegmentationTask, region_labels
 from .evaluate_alignment import PROMPTS, gaze_agreement, read_prompts, retrieval, zero_shot
 from .evaluate_classes import PROMPTS as CLASS_PROMPTS
 from .evaluate_classes import combinatorial_prompts, evaluate_classes
-from .files import read_json
 from .finetuning import label_fields
 from .published import published_measure, published_report_score
-from .report_metrics import FREE_TEXT_FAMILIES, STRUCTURED_FAMILIES
+from .report_metrics import FAMILIES, FREE_TEXT_FAMILIES, STRUCTURED_FAMILIES
 from .report_writing import Preparation as ReportPreparation
 from .report_writing import one_per_study, open_writer, score_rows
 from .scorers import load_scorer
@@ -38,20 +36,12 @@ CHANCE = {"chance": "chance", "mean_map": "mean map", "sentence_type_map": "mean
 RETRIEVAL = ("p@1", "p@5", "p@10", "r@5", "r@10")
 # Key of a metric -> title, and the published measure that is its like.
 ZERO_SHOT = {
-    "zero_shot_macro_auroc": ("zero-shot, macro AUROC", "zero_shot_auroc"),
+    "zero_shot_macro_auroc": ("zero-shot, macro AUROC", None),
     "zero_shot_macro_auroc_context": ("zero-shot with context, macro AUROC", None),
     "zero_shot_macro_auroc_context_blank_image": ("zero-shot with context and a blank image, macro AUROC", None),
-    "zero_shot_macro_f1": ("zero-shot, macro F1", "zero_shot_f1"),
+    "zero_shot_macro_f1": ("zero-shot, macro F1", None),
 }
-CLASSES = {
-    "accuracy": ("exclusive classes, accuracy", "class_accuracy"),
-    "macro_f1": ("exclusive classes, macro F1", "class_f1"),
-    **{
-        f"{way}_p@{k}": (f"class queries, {way.replace('_', ' ')} P@{k}", f"{way}_p@{k}")
-        for way in ("image_to_text", "text_to_image")
-        for k in (1, 5, 10)
-    },
-}
+ENSEMBLES = {"max": ", the best of a class's prompts", "mean": ", the mean of a class's prompts"}
 GAZE = {
     "gaze_pointing_game": ("gaze, pointing game", None),
     "gaze_jensen_shannon": ("gaze, Jensen-Shannon divergence (less is better)", None),
@@ -64,13 +54,17 @@ GROUNDING = {
 
 @dataclass
 class Score:
-    """One number with its 95 % interval, chance levels and baselines by name, and what papers give."""
+    """One number with its 95 % interval, chance levels and baselines by name, and what papers give.
+
+    on: what it is a mean over, where that is not all images.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     beside: dict[str, float] = field(default_factory=dict)
     published: list[dict] = field(default_factory=list)
+    on: str | None = None
 
 
 @dataclass
@@ -79,17 +73,21 @@ class Evaluation:
 
     Args:
         data: the images to score.
-        validation: thresholds of F1 are chosen on it, if given.
+        validation: of the same label names; thresholds of F1 are chosen on it, if given.
         train: the baselines of gaze agreement are averaged over it, if given.
-        gallery: single findings in equal numbers, if the data set has such a companion.
+        gallery: single findings in equal numbers, if the data set is such a sample or has such a companion.
+        classes: those findings.
         use_context: False leaves indication and history out of what heads and report generators read.
         metrics: families of report metrics; None: those of the kind of reports.
+
+    `notes` say what must be known of the scores.
     """
 
     data: Dataset
     validation: Dataset | None = None
     train: Dataset | None = None
     gallery: Dataset | None = None
+    classes: Sequence[str] = GALLERY_CLASSES
     use_context: bool = True
     metrics: Sequence[str] | None = None
     rounds: int = 200
@@ -97,10 +95,13 @@ class Evaluation:
     device: str = "cpu"
     scores: dict[str, Score] = field(default_factory=dict)
     not_measured: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
-    def source(self) -> str | None:
-        return facts_of(self.data).get("source")
+    def name(self) -> str | None:
+        """Of the data set: a sample's own, else its source's."""
+        facts = facts_of(self.data)
+        return facts.get("name") or facts.get("source")
 
     @property
     def label_names(self) -> list[str]:
@@ -108,7 +109,7 @@ class Evaluation:
         names = facts_of(self.data).get("label_names") or []
         return names if all(self.data["labels"]) else []
 
-    def add(self, metrics: dict, layout: dict[str, tuple[str, str | None]]) -> None:
+    def add(self, metrics: dict, layout: dict[str, tuple[str, str | None]], on: str | None = None) -> None:
         """Take what `layout` names from a flat dictionary of metrics with intervals and chance levels beside them."""
         intervals = {name.removesuffix("_interval"): v for name, v in metrics.items() if name.endswith("_interval")}
         for name, nested in metrics.items():
@@ -120,10 +121,10 @@ class Evaluation:
             if beside["chance"] is None:
                 beside["chance"] = metrics.get(f"{key.partition('_context')[0]}_chance")
             beside = {said: value for said, value in beside.items() if value is not None}
-            published = published_measure(measure, self.source) if measure else []
+            published = published_measure(measure, self.name) if measure else []
             interval = intervals.get(key, (np.nan, np.nan))
             low, high = interval if np.isfinite(interval).all() else (None, None)
-            self.scores[title] = Score(float(metrics[key]), low, high, beside, published)
+            self.scores[title] = Score(float(metrics[key]), low, high, beside, published, on)
 
     def leave_out(self, reason: str, *names: str) -> None:
         self.not_measured |= dict.fromkeys(names, reason)
@@ -136,41 +137,75 @@ def measure_alignment(model: str, evaluation: Evaluation) -> None:
     if len(scorer.conditions) == 1:
         evaluation.leave_out("EGMA reads no context", "zero-shot with context")
 
-    by_name = {name.casefold(): sides for name, sides in read_prompts(PROMPTS)["findings"].items()}
+    written = read_prompts(PROMPTS)
+    by_name = {name.casefold(): sides for name, sides in written["findings"].items()}
     prompts = {name: by_name[name.casefold()] for name in evaluation.label_names if name.casefold() in by_name}
     if not prompts:
-        evaluation.leave_out(_no_labels(evaluation, f"{PROMPTS.name} has prompts for"), "zero-shot")
+        evaluation.leave_out(_no_labels(evaluation, f"{PROMPTS.name} has prompts for"), "zero-shot, macro AUROC")
     else:
         evaluation.add(zero_shot(scorer, evaluation.validation, data, prompts, rounds, groups=False), ZERO_SHOT)
         if "zero-shot, macro AUROC" not in evaluation.scores:
-            evaluation.leave_out("no label has ten positives and ten negatives", "zero-shot")
+            evaluation.leave_out("no label has ten positives and ten negatives", "zero-shot, macro AUROC")
         elif evaluation.validation is None:
             evaluation.leave_out("its thresholds need --validation_data", "zero-shot, macro F1")
+    _measure_against_normal(scorer, evaluation, written["classes"])
 
     if any(data["findings"]):
-        _measure_retrieval(scorer, evaluation, data, "image-to-report", "retrieval_test", None)
+        _measure_retrieval(scorer, evaluation, data, "image-to-report", "retrieval_test")
     else:
         evaluation.leave_out("the data have no reports", "retrieval of reports")
     if evaluation.gallery is None:
         reason = "only the phantom comes with one; of MIMIC-CXR, give mimic_5x200 as the data"
         evaluation.leave_out(reason, "retrieval in a balanced gallery")
+    elif not any(evaluation.gallery["findings"]):
+        evaluation.leave_out("the data have no reports", "retrieval in a balanced gallery")
     else:
         title = "balanced gallery, image-to-report"
-        _measure_retrieval(scorer, evaluation, evaluation.gallery, title, "retrieval", GALLERY_CLASSES)
+        _measure_retrieval(scorer, evaluation, evaluation.gallery, title, "retrieval", evaluation.classes)
     _measure_classes(scorer, evaluation)
     _measure_gaze(scorer, evaluation)
     _measure_disease_head(model, scorer, evaluation)
     evaluation.leave_out("the checkpoint has no such head: fine-tune it", "classification", "segmentation", "reports")
 
 
-def _measure_retrieval(scorer, evaluation: Evaluation, data, title: str, prefix: str, among) -> None:
-    ways = {"image_to_report": title, "report_to_image": title.replace("image-to-report", "report-to-image")}
-    layout = {
-        f"{prefix}_{way}_{k}": (f"{said} {k.upper()}", f"retrieval_{k}")
-        for way, said in ways.items()
-        for k in RETRIEVAL
-    }
-    evaluation.add(retrieval(scorer, data, prefix, evaluation.rounds, among), layout)
+def _measure_against_normal(scorer, evaluation: Evaluation, prompts: dict[str, list[str]]) -> None:
+    """Zero-shot as the CoGaze paper scores RSNA and Shenzhen: a disease against normal, no other finding beside it."""
+    for name in evaluation.label_names:
+        if name.casefold() not in prompts or name.casefold() == "normal":
+            continue
+        data = _with_or_normal(evaluation.data, name)
+        validation = evaluation.validation and _with_or_normal(evaluation.validation, name)
+        sides = {name: {"positive": prompts[name.casefold()], "negative": prompts["normal"]}}
+        title, measure = f"zero-shot, {name.casefold()} against normal", f"zero_shot_{name.casefold()}"
+        found = zero_shot(scorer, validation or None, data, sides, evaluation.rounds, groups=False) if data else {}
+        layout = {
+            "zero_shot_macro_auroc": (f"{title}: AUROC", f"{measure}_auroc"),
+            "zero_shot_macro_auroc_context": (f"{title}, with context: AUROC", None),
+            "zero_shot_macro_f1": (f"{title}: F1", f"{measure}_f1"),
+        }
+        evaluation.add(found, layout, f"{len(data)} images")
+        if f"{title}: AUROC" not in evaluation.scores:
+            evaluation.leave_out("the data have fewer than ten images of either", title)
+
+
+def _with_or_normal(data: Dataset, name: str) -> Dataset:
+    """The images with a label, and those without any finding."""
+    names = label_names(data)
+    targets = label_targets(data["labels"]) > 0
+    findings = [column for column, other in enumerate(names) if other.casefold() != "no finding"]
+    return data.select(np.flatnonzero(targets[:, names.index(name)] | ~targets[:, findings].any(axis=1)))
+
+
+def _measure_retrieval(scorer, evaluation: Evaluation, data, title: str, prefix: str, among=None) -> None:
+    """Papers give image to report, in a gallery where one of few findings makes reports alike."""
+    layout = {}
+    for k in RETRIEVAL:
+        layout[f"{prefix}_image_to_report_{k}"] = (f"{title} {k.upper()}", among and f"retrieval_{k}")
+        back = title.replace("image-to-report", "report-to-image")
+        layout[f"{prefix}_report_to_image_{k}"] = (f"{back} {k.upper()}", None)
+    images = sum(map(bool, data["findings"]))
+    on = f"{images} images of the gallery" if among else f"{images} images with a report"
+    evaluation.add(retrieval(scorer, data, prefix, evaluation.rounds, among), layout, on)
 
 
 def _measure_classes(scorer, evaluation: Evaluation) -> None:
@@ -178,16 +213,32 @@ def _measure_classes(scorer, evaluation: Evaluation) -> None:
     combinations = combinatorial_prompts(prompts["combinations"], 50)
     data, classes = evaluation.data, None
     if evaluation.gallery is not None:
-        data, classes = evaluation.gallery, list(GALLERY_CLASSES)
+        data, classes = evaluation.gallery, list(evaluation.classes)
     elif not evaluation.label_names:
         evaluation.leave_out("the data have no labels", "exclusive classes", "class queries")
         return
-    try:
-        found = evaluate_classes(scorer, data, combinations, prompts["queries"], classes, evaluation.rounds)
-    except ValueError as error:
-        evaluation.leave_out(str(error).removeprefix("data: "), "exclusive classes", "class queries")
-        return
-    evaluation.add(found, CLASSES)
+    usual = getattr(scorer, "ensemble", None)
+    for ensemble, said in ENSEMBLES.items() if usual else [(None, "")]:
+        if ensemble:
+            scorer.ensemble = ensemble
+        try:
+            found = evaluate_classes(scorer, data, combinations, prompts["queries"], classes, evaluation.rounds)
+        except ValueError as error:
+            evaluation.leave_out(str(error).removeprefix("data: "), "exclusive classes", "class queries")
+            break
+        layout = {
+            "accuracy": (f"exclusive classes, accuracy{said}", "class_accuracy"),
+            "macro_f1": (f"exclusive classes, macro F1{said}", "class_f1"),
+        }
+        evaluation.add(found, layout, f"{found['images']} images of one class each")
+    else:
+        ways = {"image_to_text": "images of one class each", "text_to_image": "queries, its interval too"}
+        for way, each in ways.items():
+            said = f"class queries, {way.replace('_', ' ')}"
+            layout = {f"{way}_p@{k}": (f"{said} P@{k}", f"{way}_p@{k}") for k in (1, 5, 10)}
+            evaluation.add(found, layout, f"{found[f'{way}_queries']} {each}")
+    if usual:
+        scorer.ensemble = usual
 
 
 def _measure_gaze(scorer, evaluation: Evaluation) -> None:
@@ -198,9 +249,13 @@ def _measure_gaze(scorer, evaluation: Evaluation) -> None:
     if train is None or not any(train["gaze"]):
         train = None
         evaluation.leave_out("they need --train_data with gaze", "baseline maps of gaze and grounding")
-    found = gaze_agreement(scorer, train, evaluation.data, evaluation.rounds)
-    evaluation.add(found, GAZE | GROUNDING)
-    if "grounding_pointing_game" not in found:
+    # Some images with gaze may lack a report, which one batch of records would not stand.
+    data, train = (each and each.remove_columns("findings") for each in (evaluation.data, train))
+    found = gaze_agreement(scorer, train, data, evaluation.rounds)
+    evaluation.add(found, GAZE, f"{found['gaze_sentences']} spoken sentences")
+    if "grounding_pointing_game" in found:
+        evaluation.add(found, GROUNDING, f"{found['grounding_phrases']} sentences with a mask")
+    else:
         evaluation.leave_out("the data have no masks that a spoken sentence is about", "phrase grounding")
 
 
@@ -225,15 +280,13 @@ def measure_classification(model: str, evaluation: Evaluation) -> None:
     """AUROC and F1 of a classifier's labels that the data have."""
     evaluation.leave_out("fine-tuned for labels: evaluate the checkpoint that it started from", *ALIGNMENT)
     evaluation.leave_out("it is a classifier", "segmentation", "reports")
-    options = {"use_context": evaluation.use_context, "batch_size": evaluation.batch_size}
-    try:
-        classifier = open_classifier(model, evaluation.device, **options)
-    except ValueError as error:
-        evaluation.leave_out(str(error), "classification")
+    if AutoConfig.from_pretrained(model).problem_type == "single_label_classification":
+        evaluation.leave_out("its classes are exclusive; this is for independent labels", "classification")
         return
-    # Of the fine-tuning, on probabilities before any calibration.
-    file = Path(model) / "metrics.json"
-    thresholds = read_json(file).get("thresholds", {}) if file.is_file() else {}
+    options = {"use_context": evaluation.use_context, "batch_size": evaluation.batch_size}
+    classifier = open_classifier(model, evaluation.device, **options)
+    # On probabilities before any calibration.
+    thresholds = finetune_record(model).get("thresholds", {})
     measures = ("classification_auroc", "classification_f1")
     _measure_classifier(classifier, evaluation, "classification", thresholds, measures)
 
@@ -241,7 +294,10 @@ def measure_classification(model: str, evaluation: Evaluation) -> None:
 def _measure_classifier(
     classifier: Classifier, evaluation: Evaluation, title: str, thresholds: dict, measures: tuple | None
 ) -> None:
-    """Scores of the labels that classifier and data share; F1 at `thresholds`, or at the validation images' best."""
+    """Scores of the labels that classifier and data share.
+
+    F1 is taken at the best thresholds of the validation images, or where there are none at `thresholds`.
+    """
     known = {name.casefold(): column for column, name in enumerate(evaluation.label_names)}
     names = [name for name in classifier.names if name.casefold() in known]
     if not names:
@@ -290,18 +346,24 @@ def measure_segmentation(model: str, evaluation: Evaluation) -> None:
     if not any(found):
         evaluation.leave_out("the data have no masks or boxes", "segmentation")
         return
+    data = data.remove_columns("findings")  # which some images may lack, and no mask is made of
     network = AutoModelForSemanticSegmentation.from_pretrained(model).eval().to(evaluation.device)
     processor = AutoProcessor.from_pretrained(model)
     names = [network.config.id2label[column] for column in range(network.config.num_labels)]
     present = {label.casefold() for labels in found for label in labels}
     lacking = [name for name in names if name.casefold() not in present]
-    one_for_all = len(names) == 1 and bool(lacking)
-    if len(lacking) == len(names) and not one_for_all:
+    # One mask of all regions, whatever each is called: as fine-tuning without --labels makes it.
+    alone = [name.casefold() for name in evaluation.label_names]
+    one_for_all = len(names) == 1 and (names == ["lesion"] or [names[0].casefold()] == alone)
+    if one_for_all:
+        lacking = []
+    if len(lacking) == len(names):
         there = ", ".join(sorted(set().union(*found)))
         reason = f"the model knows {', '.join(names)}; the data have masks of {there}"
         evaluation.leave_out(reason, "segmentation")
         return
-    task = SegmentationTask(SimpleNamespace(labels=None if one_for_all else names, mask_threshold=0.5))
+    threshold = finetune_record(model).get("settings", {}).get("mask_threshold", 0.5)
+    task = SegmentationTask(SimpleNamespace(labels=None if one_for_all else names, mask_threshold=threshold))
     task.choose(names, names)
     collate = FinetuneCollator(processor, Preparation(task, evaluation.use_context), network)
     parts = []
@@ -313,15 +375,17 @@ def measure_segmentation(model: str, evaluation: Evaluation) -> None:
         parts.append(task.summarise(network(**batch).logits.float(), masks))
     predictions, references = (torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True))
 
+    scored = [name for name in names if name not in lacking]
+
     def scores(rows):
-        return task.scores(predictions[rows], references[rows])
+        return task.scores(predictions[rows], references[rows], names=scored)
 
     intervals = bootstrap_intervals(scores, data["patient_id"], evaluation.rounds)
     layout = {"dice": ("segmentation, Dice over all images", "dice")}
     layout |= {"dice_lesion": ("segmentation, Dice on images with a lesion", None)}
-    layout |= {f"dice_lesion/{name}": (f"segmentation, {name}: Dice on images with one", None) for name in names}
+    layout |= {f"dice_lesion/{name}": (f"segmentation, {name}: Dice on images with one", None) for name in scored}
     evaluation.add(scores(slice(None)) | {"dice_intervals": intervals}, layout)
-    for name in lacking if not one_for_all else []:
+    for name in lacking:
         evaluation.leave_out("the data have no mask of it", f"segmentation, {name}")
 
 
@@ -339,7 +403,7 @@ def measure_reports(model: str, evaluation: Evaluation) -> None:
     if kind == "structured":
         writer.constrain()
     writer.prepare = ReportPreparation(kind, evaluation.use_context)
-    own = ("phantom",) if evaluation.source == "phantom" else ()
+    own = ("phantom",) if evaluation.name == "phantom" else ()
     families = evaluation.metrics or (*(STRUCTURED_FAMILIES if kind == "structured" else FREE_TEXT_FAMILIES), *own)
     found = score_rows(list(writer.rows(evaluation.data, places)), families, evaluation.rounds)
     for row in found.rows:
@@ -347,7 +411,11 @@ def measure_reports(model: str, evaluation: Evaluation) -> None:
         if row.not_computed:
             evaluation.leave_out(row.not_computed, title)
         else:
-            evaluation.scores[title] = Score(row.value, row.low, row.high, {}, published_report_score(row.name))
+            evaluation.scores[title] = Score(
+                row.value, row.low, row.high, {}, published_report_score(row.name), f"{len(places)} studies"
+            )
+    if any(FAMILIES[family].cut_references for family in families):
+        evaluation.notes.append(f"References of free text: {found.references.rstrip('.')}.")
 
 
 def phantom_gallery(options: dict, size_per_class: int) -> Dataset:
@@ -362,12 +430,21 @@ def _no_labels(evaluation: Evaluation, known: str) -> str:
     return f"{known} none of the data's labels: {', '.join(evaluation.label_names)}"
 
 
-# End of an architecture's name -> what measures it.
+@dataclass
+class Kind:
+    """How checkpoints of one kind are measured, and which fields of an `Evaluation` that reads beside the data."""
+
+    measure: Callable[[str, Evaluation], None]
+    reads: tuple[str, ...] = ()
+
+
+_DUAL_ENCODER = Kind(measure_alignment, ("validation", "train", "gallery"))
+# By the end of the architecture's name.
 KINDS = {
-    "ForPreTraining": measure_alignment,
-    "Model": measure_alignment,
-    "ForZeroShotImageClassification": measure_alignment,
-    "ForImageClassification": measure_classification,
-    "ForSemanticSegmentation": measure_segmentation,
-    "ForConditionalGeneration": measure_reports,
+    "ForPreTraining": _DUAL_ENCODER,
+    "Model": _DUAL_ENCODER,
+    "ForZeroShotImageClassification": _DUAL_ENCODER,
+    "ForImageClassification": Kind(measure_classification, ("validation",)),
+    "ForSemanticSegmentation": Kind(measure_segmentation),
+    "ForConditionalGeneration": Kind(measure_reports),
 }

@@ -39,10 +39,10 @@ def report_note() -> str:
     return _published()["reports"]["note"]
 
 
-def published_measure(measure: str, source: str | None = None) -> list[dict]:
+def published_measure(measure: str, name: str | None = None) -> list[dict]:
     """What papers give for a measure: {"system", "paper", "data", "value"}, where it differs with "of".
 
-    Only those on the data set `source`, if there are any; else all.
+    Only those on the data set of this name in `processing.datasets`, if there are any; else all.
     """
     found = []
     for row in _published()["measures"].get(measure, []):
@@ -50,4 +50,4 @@ def published_measure(measure: str, source: str | None = None) -> list[dict]:
             entry = {"system": row["system"], "paper": _published()["papers"][row["paper"]], "data": data}
             of = value if isinstance(value, dict) else {None: value}
             found += [entry | {"value": number} | ({"of": what} if what else {}) for what, number in of.items()]
-    return [entry for entry in found if entry["data"] == source] or found
+    return [entry for entry in found if entry["data"] == name] or found

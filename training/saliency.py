@@ -1,4 +1,7 @@
-"""Where a classifier's decisions come from, as maps over the patches."""
+"""Where a classifier's decisions come from, as maps over the patches.
+
+Of vision backbones that keep their blocks or stages in a `ModuleList`, as those of transformers do; others are refused.
+"""
 
 import numpy as np
 import torch
@@ -20,9 +23,8 @@ def activation_maps(model, inputs: dict[str, torch.Tensor], columns: torch.Tenso
         columns: (B,) the labels.
     Returns:
         Both (B, rows, columns), not negative.
-
     Raises:
-        ValueError: a vision backbone without a list of blocks.
+        ValueError: a vision backbone that keeps its blocks in no `ModuleList`, so that its last one cannot be found.
     """
     encoder = model.base_model.vision_model
     blocks = next((module for module in encoder.modules() if isinstance(module, nn.ModuleList)), None)

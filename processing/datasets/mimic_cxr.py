@@ -32,6 +32,7 @@ from .sources import (
     read_table,
     read_text,
     require_file,
+    sample_facts,
     sample_per_class,
     without_duplicates,
 )
@@ -100,6 +101,7 @@ def load_mimic_cxr(
         split=split,
         dropped=dropped,
         sample=sample,
+        **sample_facts("mimic", sample),
         version=VERSION,
         num_proc=num_proc,
         cache_dir=cache_dir,

@@ -370,6 +370,19 @@ SAMPLES = {
 }
 
 
+def sample_facts(source: str, sample: str | None) -> dict:
+    """Of a sample of `source`: its name among the data sets, and the classes that `sample_per_class` draws."""
+    return {"name": f"{source}_{sample}", "classes": list(_classes_and_count(sample)[0])} if sample else {}
+
+
+def _classes_and_count(sample: str) -> tuple[tuple[str, ...], int]:
+    count, _, each = sample.partition("x")
+    classes = SAMPLES.get(f"{count}x200")
+    if classes is None or not each.isdigit():
+        raise ValueError(f"sample: {sample!r} is unknown; there are {sorted(SAMPLES)} (or 5x40: forty per class).")
+    return classes, int(each)
+
+
 def sample_per_class(items: list[dict], sample: str, names: Sequence[str], seed: int = 0) -> list[dict]:
     """`sample` ("5x200", "8x200", or "5x40": forty each) of the items that are positive for one of its classes alone.
 
@@ -378,10 +391,7 @@ def sample_per_class(items: list[dict], sample: str, names: Sequence[str], seed:
     Raises:
         ValueError: an unknown sample, or too few images of a class.
     """
-    count, _, each = sample.partition("x")
-    classes = SAMPLES.get(f"{count}x200")
-    if classes is None or not each.isdigit():
-        raise ValueError(f"sample: {sample!r} is unknown; there are {sorted(SAMPLES)} (or 5x40: forty per class).")
+    classes, each = _classes_and_count(sample)
     columns = [list(names).index(name) for name in classes]
     pools = defaultdict(list)
     for item in sorted(items, key=lambda item: item["image_id"]):
@@ -391,9 +401,9 @@ def sample_per_class(items: list[dict], sample: str, names: Sequence[str], seed:
     rng = np.random.default_rng(seed)
     chosen = []
     for index, name in enumerate(classes):
-        if len(pools[index]) < int(each):
+        if len(pools[index]) < each:
             raise ValueError(
                 f"sample: {sample} needs {each} images of {name} alone, and there are {len(pools[index])}."
             )
-        chosen += [pools[index][i] for i in sorted(rng.choice(len(pools[index]), int(each), replace=False))]
+        chosen += [pools[index][i] for i in sorted(rng.choice(len(pools[index]), each, replace=False))]
     return chosen

@@ -98,7 +98,7 @@ def classifier(tiny_checkpoint, tmp_path_factory):
     return folder
 
 
-FLAGS = ["--validation_data", '{"name": "validation"}', "--test_data", '{"name": "test"}']
+FLAGS = ["--no_context", "False", "--validation_data", '{"name": "validation"}', "--test_data", '{"name": "test"}']
 
 
 @pytest.mark.parametrize("per_label", [False, True])
@@ -136,6 +136,11 @@ def test_temperatures_are_saved_with_the_model(classifier, loaded, tmp_path, per
     )
     # A second time the same is found: what had been saved is not counted again.
     assert calibrate.main(flags)["temperatures"] == pytest.approx(result["temperatures"], rel=1e-3)
+    # Nor is there a need to say what fine-tuning has said.
+    names = {"validation_data": '{"name": "validation"}', "test_data": '{"name": "test"}', "no_context": False}
+    (folder / "metrics.json").write_text(json.dumps({"settings": names}))
+    again = calibrate.main([part for part in flags if part not in FLAGS])
+    assert again["temperatures"] == pytest.approx(result["temperatures"], rel=1e-3) and again["thresholds"] is None
 
 
 def test_what_cannot_be_calibrated_is_refused(classifier, tiny_checkpoint, loaded, tmp_path, monkeypatch):
@@ -144,7 +149,15 @@ def test_what_cannot_be_calibrated_is_refused(classifier, tiny_checkpoint, loade
     with pytest.raises(ValueError, match="checkpoint: no folder"):
         calibrate.main(["--checkpoint", str(tmp_path / "none"), *FLAGS])
     with pytest.raises(ValueError, match="is in validation as well"):
-        calibrate.main(["--checkpoint", str(classifier), *FLAGS[:3], '{"name": "validation"}'])
+        calibrate.main(["--checkpoint", str(classifier), *FLAGS[:5], '{"name": "validation"}'])
+    with pytest.raises(ValueError, match="no_context: .*metrics.json does not say"):
+        calibrate.main(["--checkpoint", str(classifier), *FLAGS[2:]])
+    with pytest.raises(ValueError, match="validation_data: .* give --validation_data"):
+        calibrate.main(["--checkpoint", str(classifier), *FLAGS[:2]])
+    others = shapes.records("validation", ["Mass", "Hernia"])
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="data: they lack .* 'Fracture'"):
+        patch.setitem(loaded, "validation", others)
+        calibrate.main(["--checkpoint", str(classifier), *FLAGS])
     unlabelled = shapes.records("validation", labels=lambda index: [0, index % 2, 0])
     monkeypatch.setitem(loaded, "validation", unlabelled)
     with pytest.raises(ValueError, match="validation_data: 'Mass' has 0 positives"):

@@ -1,5 +1,6 @@
 """Pictures: that they are drawn, and that the maps on them are what they are called."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -124,12 +125,15 @@ def test_saliency_is_drawn_for_images_that_have_the_label(classifier, phantom, t
     having = int(opened.targets(phantom)[:, 2].sum())
     assert having > 1
     flags = ["saliency", "--checkpoint", str(classifier), "--label", "support devices"]
+    with pytest.raises(ValueError, match="no_context: .*metrics.json does not say"):
+        draw.main([*flags, "--out", str(tmp_path / "none.png")])
+    flags += ["--no_context", "False", "--data", '{"name": "phantom"}']
     draw.main([*flags, "--out", str(tmp_path / "two.png"), "--rows", "2"])
     draw.main([*flags, "--out", str(tmp_path / "one.png"), "--image_ids", phantom[0]["image_id"]])
     (width, height), (same_width, lower) = size_of(tmp_path / "two.png"), size_of(tmp_path / "one.png")
     assert width == same_width and lower < height
     for changes, message in (
-        (["--label", "Hernia"], "labels: 'Hernia'"),
+        (["--label", "Hernia"], "label: 'Hernia' is none of the classifier's"),
         (["--image_ids", "nobody"], "image_ids: 'nobody'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -141,6 +145,8 @@ def test_saliency_is_drawn_for_images_that_have_the_label(classifier, phantom, t
 
 
 def test_calibration_is_drawn(classifier, phantom, tmp_path):
+    settings = {"no_context": False, "test_data": {"name": "phantom"}}
+    (classifier / "metrics.json").write_text(json.dumps({"settings": settings}))
     draw.main(["calibration", "--checkpoint", str(classifier), "--out", str(tmp_path / "picture.png")])
     assert min(size_of(tmp_path / "picture.png")) > 300
 
@@ -173,6 +179,9 @@ def test_gaze_is_drawn_with_and_without_localised_findings(tiny_checkpoint, phan
     scorer = load_scorer(tiny_checkpoint)
     draw.draw_gaze(scorer, phantom.remove_columns("regions"), tmp_path / "others.png", rows=2)
     assert size_of(tmp_path / "gaze.png")[0] == size_of(tmp_path / "others.png")[0] > 600
+    regions = [[region | {"sentence": None} for region in regions] for regions in phantom["regions"]]
+    unsaid = phantom.remove_columns("regions").add_column("regions", regions, feature=phantom.features["regions"])
+    draw.draw_gaze(scorer, unsaid, tmp_path / "unsaid.png", rows=2)
     silent = phantom.remove_columns("gaze").add_column("gaze", [[]] * len(phantom))
     with pytest.raises(ValueError, match="data: none of its images has gaze"):
         draw.draw_gaze(scorer, silent, tmp_path / "none.png")

@@ -52,7 +52,8 @@ def test_chexpert_samples_are_positive_for_one_class_alone(tmp_path):
     columns = [label_names(dataset).index(name) for name in names]
     positive = np.array(dataset["labels"])[:, columns] == 1
     assert positive.sum(axis=0).tolist() == [2] * 5 and positive.sum(axis=1).tolist() == [1] * 10
-    assert facts_of(dataset)["sample"] == "5x2"
+    facts = facts_of(dataset)
+    assert facts["sample"] == "5x2" and facts["name"] == "chexpert_5x2" and len(facts["classes"]) == 5
     again, other = (
         load("chexpert_5x200", tmp_path, sample="5x2"),
         load("chexpert_5x200", tmp_path, sample="5x2", seed=1),
