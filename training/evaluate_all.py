@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> dict:
         device=arguments.device,
     )
     if arguments.no_context is None and recorded is None:
-        evaluation.notes.append("Heads and generators read indication and history: --no_context leaves them out.")
+        evaluation.notes.append("Heads and generators read indication and history: --no_context True leaves them out.")
     if facts.get("split") in (None, "train"):
         of = "the training split" if facts.get("split") else "no one split"
         evaluation.notes.append(f"The images are of {of}: the checkpoint may have been trained on these patients.")
