@@ -9,32 +9,37 @@ from .evaluate_alignment import ON_PHANTOM
 from .figures import plt, save_figure
 from .tables import markdown_table, with_interval
 
-DOWNSTREAM = "classification_macro_auroc"
+# Head -> its column.
+DOWNSTREAM = {
+    "classification": "classification_macro_auroc",
+    "segmentation": "segmentation_dice_lesion",
+    "reports": "reports_label_micro_f1",
+}
 COLUMNS = {
     "zero_shot_macro_auroc": "zero-shot macro AUROC",
     "zero_shot_macro_auroc_context": "... with context",
     "retrieval_image_to_report_p@1": "P@1, balanced gallery",
     "gaze_pointing_game": "gaze pointing game",
     "grounding_pointing_game": "phrase grounding",
-    DOWNSTREAM: "classification AUROC, head alone",
+    DOWNSTREAM["classification"]: "classification AUROC, head alone",
+    DOWNSTREAM["segmentation"]: "Dice on images with a lesion, head alone",
+    DOWNSTREAM["reports"]: "reports' label micro-F1 without No Finding",
 }
 BASELINE_MAPS = ("mean_map", "sentence_type_map")
 
 
-def summarise(
-    tables: Mapping[str, dict], results: Mapping[str, Sequence[dict]], above_chance: Sequence[str], margin: float
-) -> dict:
+def summarise(tables: Mapping[str, dict], results: Mapping[str, Sequence[dict]], margin: float) -> dict:
     """What every table says.
 
     Args:
         tables: key -> title, rows of `label`, `changes`, `published` and `run`, and, as they come, `note` and `curve`.
         results: run -> metrics of each seed.
-        above_chance: metrics of which one must begin `margin` above chance in the reference for a table to count.
+        margin: a column counts where the reference's interval begins so far above chance.
     Returns:
         Key -> the same with, per row, "scores": metric -> {"value", "interval", "std", "outside"}; means over seeds of
         values and of the ends of their 95 % intervals, the standard deviation over seeds, and whether the value lies
-        "above" or "below" the reference's interval. "chance": metric -> chance or the better baseline map; "counts"
-        and "why".
+        "above" or "below" the reference's interval; and "label_supervised". "chance": metric -> chance or the better
+        baseline. "counts": metric -> whether its column does; those without a level that chance reaches are left out.
     """
     summary = {}
     for key, table in tables.items():
@@ -49,12 +54,13 @@ def summarise(
                     low, high = base[name]["interval"]
                     score["outside"] = "below" if score["value"] < low else "above" if score["value"] > high else None
             minutes = float(np.mean([run["training_minutes"] for run in results[row["run"]]]))
-            rows.append(row | {"scores": {n: s for n, s in scores.items() if s}, "training_minutes": minutes})
-        counts, why = _counts(base, chance, above_chance, margin)
+            facts = {"training_minutes": minutes, "label_supervised": results[row["run"]][0]["label_supervised"]}
+            rows.append(row | {"scores": {n: s for n, s in scores.items() if s}} | facts)
         first = results[reference["run"]][0]
         images = {name: first[name] for name in ("test_images", "test_patients")}
         shown = {name: value for name, value in chance.items() if base[name] and value is not None}
-        summary[key] = table | images | {"rows": rows, "chance": shown, "counts": counts, "why": why}
+        counts = {name: base[name]["interval"][0] >= level + margin for name, level in shown.items()}
+        summary[key] = table | images | {"rows": rows, "chance": shown, "counts": counts}
     return summary
 
 
@@ -74,18 +80,6 @@ def _chance(name: str, runs: Sequence[dict]) -> float | None:
     return 0.5 if "auroc" in name else runs[0].get(f"{name}_chance")
 
 
-def _counts(base: Mapping, chance: Mapping, above_chance: Sequence[str], margin: float) -> tuple[bool, str]:
-    said = []
-    for name in above_chance:
-        if base[name] is None:
-            continue
-        low, level = base[name]["interval"][0], chance[name]
-        if low >= level + margin:
-            return True, f"{COLUMNS[name]} of the reference begins at {low:.3f}, chance is {level:.3f}"
-        said.append(f"{COLUMNS[name]} begins at {low:.3f}, chance is {level:.3f}")
-    return False, f"in none is the reference {margin:g} above chance: " + "; ".join(said)
-
-
 def markdown(summary: dict) -> str:
     """All tables with what they are worth."""
     parts = []
@@ -95,16 +89,19 @@ def markdown(summary: dict) -> str:
         rows = []
         for row in table["rows"]:
             label = row["label"] if row["changes"] else f"**{row['label']}** (reference)"
+            label += " †" if row["label_supervised"] else ""
             cited = ", ".join(f"{name} {value:.3f}" for name, value in row.get("published", {}).items())
             cells = [_cell(row["scores"].get(name)) for name in columns]
             rows.append([label, *cells, f"{row['training_minutes']:.1f} min", *([cited] if published else [])])
+        rest = ["", *([""] if published else [])]
         level = [f"{table['chance'][name]:.3f}" if name in table["chance"] else "" for name in columns]
-        rows.append(["chance, or the better baseline map", *level, "", *([""] if published else [])])
+        rows.append(["chance, or the better baseline (mean gaze map, most frequent report)", *level, *rest])
+        said = {True: "yes", False: "**does not count**", None: ""}
+        counts = [said[table["counts"].get(name)] for name in columns]
+        rows.append([f"the reference begins {summary['margin']:g} above it", *counts, *rest])
         header = ["", *columns.values(), "training", *(["published (MIMIC-CXR)"] if published else [])]
-        counts = "Counts" if table["counts"] else "**Does not count**"
-        lines = [f"## {table['title']}", "", markdown_table(header, rows), "", f"{counts}: {table['why']}."]
-        if table["counts"]:
-            lines += _differences(table, columns)
+        worth = {name: title for name, title in columns.items() if table["counts"].get(name) is not False}
+        lines = [f"## {table['title']}", "", markdown_table(header, rows), "", *_differences(table, worth)]
         parts.append("\n".join([*lines, *([table["note"]] if table.get("note") else [])]))
     table = next(iter(summary["tables"].values()))
     seeds = len(summary["seeds"])
@@ -112,6 +109,7 @@ def markdown(summary: dict) -> str:
     said = [
         f"{table['test_images']} images of {table['test_patients']} unseen patients; 95 % intervals over patients",
         *([spread] if spread else ["one seed: its own spread is not in the intervals"]),
+        "† label-supervised: L_cls has seen the findings' labels of the training images",
         "published numbers are cited, were measured on MIMIC-CXR by other metrics, and compare by their order alone",
     ]
     parts.append(f"{'; '.join(said)}. {ON_PHANTOM}")
@@ -126,7 +124,9 @@ def _cell(score: dict | None) -> str:
 
 
 def _differences(table: dict, columns: Mapping[str, str]) -> list[str]:
-    """One sentence per side: the rows outside the reference's interval."""
+    """One sentence per side: the rows outside the reference's interval in the columns that count."""
+    if not columns:
+        return ["No column counts."]
     found = []
     for side in ("below", "above"):
         said = []
@@ -136,7 +136,7 @@ def _differences(table: dict, columns: Mapping[str, str]) -> list[str]:
                 said.append(f"{row['label']} ({', '.join(name.removeprefix('... ') for name in names)})")
         if said:
             found.append(f"{side.capitalize()} the reference's interval: {'; '.join(said)}.")
-    return found or ["No row lies outside the reference's intervals."]
+    return found or ["No row lies outside the reference's intervals where the column counts."]
 
 
 def ablations_figure(summary: dict, path: str | Path) -> None:
@@ -151,8 +151,8 @@ def ablations_figure(summary: dict, path: str | Path) -> None:
         axis.axis("off")
     for axis, table in zip(axes.flat, tables, strict=False):
         (_curve if table.get("curve") else _dots)(axis, table)
-        title = table["title"] if table["counts"] else f"{table['title']} (does not count)"
-        axis.set_title(title, fontsize=10)
+        idle = [COLUMNS[name].removeprefix("... ") for name, counts in table["counts"].items() if not counts]
+        axis.set_title(f"{table['title']}\n(not counting: {', '.join(idle)})" if idle else table["title"], fontsize=10)
         axis.grid(alpha=0.25)
     handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)

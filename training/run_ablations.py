@@ -5,25 +5,33 @@
 Presets: `hour`, one seed in about an hour on two CPU cores, and `full`, several seeds without a limit. Rows, presets
 and published numbers are in training/configs/ablations.yaml. A run is trained and scored once: what is finished is not
 run again, what was cut off goes on from its last epoch. Writes `metrics.json`, `table.md` and `ablations.png` into the
-preset's folder; further flags go to training/pretrain.py.
+preset's folder; further flags go to training/pretrain.py. `--downstream` adds a column for each head that it names,
+trained on every run's frozen encoder: a linear classifier, the decoder of masks, a report generator.
 """
 
 import argparse
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 import yaml
+from transformers import AutoConfig
 
 from processing.datasets.phantom import GALLERY_CLASSES, load_phantom, load_phantom_gallery
 
-from . import finetune_classification
+from . import finetune_classification, finetune_segmentation, train_report_generator
 from .ablation_report import DOWNSTREAM, ablations_figure, markdown, summarise
 from .arguments import refuse_other_settings
+from .data import load_data
+from .demo_report import scores
 from .evaluate_alignment import PROMPTS, gaze_agreement, read_prompts, retrieval, zero_shot
 from .files import write_json, write_text
-from .runs import pretrain_and_score
+from .report_writing import Preparation, one_per_study, open_writer
+from .runs import pretrain_and_score, train_and_score
 from .scorers import Scorer
 
 CONFIG = Path(__file__).parent / "configs" / "ablations.yaml"
@@ -41,15 +49,22 @@ class Run:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # No abbreviations: a flag of training/pretrain.py may begin like one of these.
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--preset", default="hour", help="of the config: hour or full")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablations"))
     parser.add_argument("--config", type=Path, default=CONFIG, help="YAML file of rows, presets and bases")
     parser.add_argument("--tables", nargs="+", help="of the config, by key; all if absent")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the preset's")
-    parser.add_argument("--downstream", action="store_true", help="also train a head on each frozen encoder")
+    parser.add_argument(
+        "--downstream", nargs="+", default=[], choices=list(DOWNSTREAM), help="heads to train on each frozen encoder"
+    )
     parser.add_argument("--bootstrap", type=int, default=200, help="rounds of the bootstrap over patients")
     arguments, further = parser.parse_known_args(argv)
+    if any(flag.partition("=")[0] == "--seed" for flag in further):
+        raise ValueError("seed: each run has its own; give --seeds.")
     config = read_ablations(arguments.config)
     if arguments.preset not in config["presets"]:
         raise ValueError(f"preset: {arguments.preset!r} is none of {', '.join(config['presets'])}.")
@@ -61,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict:
     runs = {}
     for table in tables.values():
         for row in table["rows"]:
-            run = plan_run(config, arguments.config.parent, preset, table["base"], row["changes"])
+            run = plan_run(config, arguments.config, preset, table["base"], row["changes"])
             row["run"] = run.name
             runs.setdefault(run.name, run)
     results: dict[str, list[dict]] = {}
@@ -71,12 +86,12 @@ def main(argv: list[str] | None = None) -> dict:
             print(f"\n[{number} of {len(runs)}] {run.name}, seed {seed}", flush=True)
             folder = output / "runs" / run.name / f"seed-{seed}"
             metrics = carry_out(run, folder, seed, arguments.bootstrap, further)
-            if arguments.downstream:
-                metrics |= head_alone(config, arguments.config.parent, run, folder, seed, arguments.bootstrap)
+            for head in arguments.downstream:
+                metrics |= score_head(head, config, arguments.config, run, folder, seed, arguments.bootstrap)
             results.setdefault(run.name, []).append(metrics)
 
     facts = {"preset": arguments.preset, "seeds": seeds, "margin": config["margin"]}
-    summary = facts | {"tables": summarise(tables, results, config["above_chance"], config["margin"])}
+    summary = facts | {"tables": summarise(tables, results, config["margin"])}
     write_json(output / "metrics.json", summary)
     write_text(output / "table.md", markdown(summary))
     ablations_figure(summary, output / "ablations.png")
@@ -87,17 +102,49 @@ def main(argv: list[str] | None = None) -> dict:
 def read_ablations(path: Path) -> dict:
     """
     Raises:
-        ValueError: no such file, an unknown base, or a table that has not one reference; names it.
+        ValueError: no such file, a missing key, an unknown base or preset, or a table that has not one reference;
+            names it.
     """
     if not path.is_file():
         raise ValueError(f"config: no file {path}.")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _require(config, ("bases", "presets", "margin", "tables"), str(path))
     for key, table in config["tables"].items():
+        _require(table, ("title", "base", "rows"), f"table {key!r}")
         if table["base"] not in config["bases"]:
             raise ValueError(f"config: table {key!r} has the base {table['base']!r}, which bases lacks.")
+        for row in table["rows"]:
+            _require(row, ("label", "changes"), f"a row of table {key!r}")
+            if row.get("preset", next(iter(config["presets"]))) not in config["presets"]:
+                raise ValueError(
+                    f"config: row {row['label']!r} of table {key!r} has the preset {row['preset']!r}, none of "
+                    f"{', '.join(config['presets'])}."
+                )
         if sum(not row["changes"] for row in table["rows"]) != 1:
             raise ValueError(f"config: table {key!r} needs one row without changes, its reference.")
     return config
+
+
+def _require(values, keys: Sequence[str], where: str) -> None:
+    lacking = [key for key in keys if not isinstance(values, dict) or key not in values]
+    if lacking:
+        raise ValueError(f"config: {where} lacks {lacking[0]!r}.")
+
+
+def read_settings(config: Path, own: dict, where: str) -> dict:
+    """The settings of the file that `own` names, beside the ablations' `config` or among the shipped ones, changed.
+
+    Raises:
+        ValueError: no such file.
+    """
+    _require(own, ("config",), where)
+    files = [folder / own["config"] for folder in (config.parent, CONFIG.parent)]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise ValueError(
+            f"config: {where} names {own['config']}, which lies neither beside {config} nor in {files[1]}."
+        )
+    return merged(yaml.safe_load(file.read_text(encoding="utf-8")), own.get("changes", {}))
 
 
 def rows_of(config: dict, preset: str, asked: list[str] | None) -> dict[str, dict]:
@@ -116,15 +163,15 @@ def rows_of(config: dict, preset: str, asked: list[str] | None) -> dict[str, dic
     }
 
 
-def plan_run(config: dict, folder: Path, preset: dict, base: str, changes: dict) -> Run:
+def plan_run(config: dict, path: Path, preset: dict, base: str, changes: dict) -> Run:
     """The run of a row: its base's settings with those of the preset and its own.
 
     Args:
-        folder: where the bases' config files lie.
+        path: of the file that `config` was read from.
     """
     own = config["bases"][base]
-    settings = yaml.safe_load((folder / own["config"]).read_text(encoding="utf-8"))
-    for each in (own.get("changes", {}), preset.get("changes", {}), changes):
+    settings = read_settings(path, own, f"base {base!r}")
+    for each in (preset.get("changes", {}), changes):
         settings = merged(settings, each)
     for split in ("train", "validation"):
         if settings[f"{split}_data"]["name"] != "phantom":
@@ -165,7 +212,9 @@ def carry_out(run: Run, folder: Path, seed: int, rounds: int, further: list[str]
     metrics = pretrain_and_score(folder, ["--config", str(file), *further], score)
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    return metrics
+    # L_cls has seen the findings that the scores ask for.
+    supervised = getattr(AutoConfig.from_pretrained(folder), "use_classification", False)
+    return metrics | {"label_supervised": supervised}
 
 
 def _score(scorer: Scorer, data: Run, rounds: int) -> dict:
@@ -185,20 +234,50 @@ def _score(scorer: Scorer, data: Run, rounds: int) -> dict:
     return metrics | {"test_images": len(test), "test_patients": len(set(test["patient_id"]))}
 
 
-def head_alone(config: dict, folder: Path, run: Run, checkpoint: Path, seed: int, rounds: int) -> dict:
-    """AUROC of a classifier on the frozen encoder of a finished run, as a column of the tables."""
-    own = config["downstream"]
-    settings = merged(yaml.safe_load((folder / own["config"]).read_text(encoding="utf-8")), own.get("changes", {}))
+def score_head(head: str, config: dict, path: Path, run: Run, checkpoint: Path, seed: int, rounds: int) -> dict:
+    """The score of a head on the frozen encoder of a finished run, as a column of the tables.
+
+    Args:
+        head: of `DOWNSTREAM`. path: of the file that `config` was read from.
+    """
+    _require(config.get("downstream"), (head,), "downstream")
+    settings = read_settings(path, config["downstream"][head], f"downstream {head!r}")
     for split in ("train", "validation"):
         settings[f"{split}_data"] = run.settings[f"{split}_data"]
-    settings["test_data"] = {"name": "phantom", "split": "test"} | run.test["split"]
-    settings |= {"seed": seed, "bootstrap": rounds}
-    file = checkpoint / "classification.yaml"
+    settings |= {"seed": seed, "no_context": bool(run.settings.get("no_context"))}
+    test = {"name": "phantom", "split": "test"} | run.test["split"]
+    if head != "reports":
+        settings |= {"test_data": test, "bootstrap": rounds}
+    file, output = checkpoint / f"{head}.yaml", checkpoint / head
     write_text(file, yaml.safe_dump(settings, sort_keys=False))
-    flags = ["--config", str(file), "--checkpoint", str(checkpoint), "--linear_probe", "True", "--seeds", "1"]
-    flags += ["--output_dir", str(checkpoint / "classification"), "--resume_from_checkpoint", "True"]
-    found = finetune_classification.main(flags)["metrics"]["macro_auroc"]
-    return {DOWNSTREAM: found["mean"], f"{DOWNSTREAM}_interval": found["interval"] or (float("nan"),) * 2}
+    flags = ["--config", str(file), "--output_dir", str(output)]
+    if head == "reports":
+        return _score_reports(flags + ["--init_from", str(checkpoint)], settings, test, output)
+    flags += ["--checkpoint", str(checkpoint), "--linear_probe", "True", "--seeds", "1"]
+    train = {"classification": finetune_classification, "segmentation": finetune_segmentation}[head]
+    found = train.main([*flags, "--resume_from_checkpoint", "True"])["metrics"]
+    found, column = found[{"classification": "macro_auroc", "segmentation": "dice_lesion"}[head]], DOWNSTREAM[head]
+    return {column: found["mean"], f"{column}_interval": found["interval"] or (float("nan"),) * 2}
+
+
+def _score_reports(flags: list[str], settings: dict, test: dict, output: Path) -> dict:
+    """Label F1 of the reports that a decoder writes, beside that of the training data's most frequent report."""
+
+    def score() -> dict:
+        dataset = load_data(test, "test_data")
+        writer = open_writer(str(output), "cuda" if torch.cuda.is_available() else "cpu", batch_size=64)
+        writer.prepare = Preparation(writer.prepare.report_kind, use_context=not settings["no_context"])
+        rows = list(writer.rows(dataset, one_per_study(dataset)))
+        frequent, _ = Counter(load_data(settings["train_data"], "train_data")["findings"]).most_common(1)[0]
+        return scores(rows, "") | scores([row | {"generated_report": frequent} for row in rows], "most_frequent_")
+
+    own = train_report_generator.settings_of(flags)
+    found = train_and_score(output, own, lambda resume: train_report_generator.main([*flags, *resume]), score)
+    for each in output.glob("checkpoint-*"):
+        shutil.rmtree(each)
+    column = DOWNSTREAM["reports"]
+    values = {column: found["label_micro_f1"], f"{column}_interval": found["label_micro_f1_interval"]}
+    return values | {f"{column}_chance": found["most_frequent_label_micro_f1"]}
 
 
 def _slug(changes: dict) -> str:

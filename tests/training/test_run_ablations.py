@@ -25,7 +25,14 @@ def config(tiny_run, tmp_path_factory):
     egma = settings | {"model_family": "egma", "model_overrides": encoders | {"pooled_text_layers": 1}}
     classification = {name: settings[name] for name in settings if name not in ("model_size", "vocab_size")}
     classification |= {"model_overrides": {"freeze_vision_encoder": False}, "on_missing_class": "skip"}
-    for name, values in (("cogaze", settings), ("egma", egma), ("classification", classification)):
+    segmentation = classification | {"labels": ["Cardiomegaly"]}
+    reports = {
+        name: classification[name] for name in classification if name not in ("model_overrides", "on_missing_class")
+    }
+    reports |= {"encode_once": 1, "metrics": ["phantom"], "best_by": ["Phantom labels micro F1"]}
+    reports |= {"reference_tokens": 0, "max_new_tokens": 8, "epoch_studies": 2}
+    heads = {"classification": classification, "segmentation": segmentation, "reports": reports}
+    for name, values in {"cogaze": settings, "egma": egma, **heads}.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
     rho = {"model_overrides": {"gaze_top_fraction": 1.0}}
     ablations = {
@@ -36,9 +43,8 @@ def config(tiny_run, tmp_path_factory):
                 **{"train_studies": 12, "validation_studies": 4, "test_studies": 6, "gallery_per_class": 1},
             }
         },
-        "downstream": {"config": "classification.yaml", "changes": {"num_train_epochs": 1}},
+        "downstream": {name: {"config": f"{name}.yaml", "changes": {"num_train_epochs": 1}} for name in heads},
         "margin": 0.05,
-        "above_chance": ["zero_shot_macro_auroc", "retrieval_image_to_report_p@1"],
         "tables": {
             "context": {
                 "title": "Context",
@@ -79,8 +85,11 @@ def test_rows_are_trained_once_and_tabulated(output):
     assert "zero_shot_macro_auroc" not in rows["context"][0]["scores"]
     assert not list(folder.rglob("checkpoint-*"))
     table = (folder / "table.md").read_text()
-    assert "Does not count" in table and "not that it is clinically useful" in table and "one seed" in table
+    assert "**does not count**" in table and "not that it is clinically useful" in table and "one seed" in table
     assert Image.open(folder / "ablations.png").size[0] > 800
+    # EGMA has seen no labels.
+    assert [row["label_supervised"] for row in (*rows["context"], *rows["egma"])] == [True, True, False]
+    assert "| without † |" in table and "**both** (reference) |" in table
 
 
 def test_changed_overrides_keep_the_others(output):
@@ -126,11 +135,21 @@ def test_what_was_cut_off_goes_on(output, tmp_path, monkeypatch):
 
 def test_a_head_is_trained_on_each_frozen_encoder(output, config):
     folder, summary, flags = output
-    with_heads = run_ablations.main([*flags, "--tables", "context", "--downstream"])
-    for row in with_heads["tables"]["context"]["rows"]:
-        found = json.loads((folder / "runs" / row["run"] / "seed-0/classification/metrics.json").read_text())
-        assert row["scores"]["classification_macro_auroc"]["value"] == found["metrics"]["macro_auroc"]["mean"]
-        assert found["seeds"][0]["trained_parameters"] < found["seeds"][0]["parameters"] / 2
+    flags = [*flags, "--tables", "context", "--downstream", "classification", "segmentation", "reports"]
+    table = run_ablations.main(flags)["tables"]["context"]
+    for row, no_context in zip(table["rows"], (False, True), strict=True):
+        own = folder / "runs" / row["run"] / "seed-0"
+        for head, key in (("classification", "macro_auroc"), ("segmentation", "dice_lesion")):
+            found = json.loads((own / head / "metrics.json").read_text())
+            column = run_ablations.DOWNSTREAM[head]
+            if np.isfinite(value := found["metrics"][key]["mean"]):
+                assert row["scores"][column]["value"] == value
+            settings = found["seeds"][0]["settings"]
+            assert settings["linear_probe"] and settings["no_context"] is no_context
+        found = json.loads((own / "reports/metrics.json").read_text())
+        assert row["scores"]["reports_label_micro_f1"]["value"] == found["label_micro_f1"]
+        assert yaml.safe_load((own / "reports.yaml").read_text())["no_context"] is no_context
+    assert table["chance"]["reports_label_micro_f1"] >= 0 and "segmentation_dice_lesion" not in table["counts"]
 
 
 def test_unknown_names_are_refused(config, tmp_path):
@@ -141,11 +160,35 @@ def test_unknown_names_are_refused(config, tmp_path):
         run_ablations.main([*flags, "--preset", "small", "--tables", "loss"])
     with pytest.raises(ValueError, match="config: no file"):
         run_ablations.main(["--config", str(tmp_path / "none.yaml")])
+    with pytest.raises(ValueError, match="seed: .* give --seeds"):
+        run_ablations.main([*flags, "--preset", "small", "--seed", "3"])
     twice = yaml.safe_load(config.read_text())
     twice["tables"]["context"]["rows"][1]["changes"] = {}
     (tmp_path / "twice.yaml").write_text(yaml.safe_dump(twice))
     with pytest.raises(ValueError, match="'context' needs one row"):
         read_ablations(tmp_path / "twice.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.pop("tables"), "lacks 'tables'"),
+        (lambda config: config.pop("bases"), "lacks 'bases'"),
+        (lambda config: config["tables"]["rho"].pop("title"), "table 'rho' lacks 'title'"),
+        (lambda config: config["tables"]["rho"]["rows"][1].update(preset="smal"), "row '1.0' .* preset 'smal'"),
+        (lambda config: config["bases"]["egma"].update(config="none.yaml"), "base 'egma' names none.yaml"),
+        (lambda config: config["bases"].update(egma={}), "base 'egma' lacks 'config'"),
+    ],
+)
+def test_what_a_config_lacks_is_named(config, tmp_path, change, message):
+    changed = yaml.safe_load(config.read_text())
+    # Beside it are none of the files that it names: the shipped ones are found all the same.
+    changed["bases"]["cogaze"]["config"] = "demo.yaml"
+    change(changed)
+    (tmp_path / "copy.yaml").write_text(yaml.safe_dump(changed))
+    with pytest.raises(ValueError, match=message):
+        flags = ["--preset", "small", "--output_dir", str(tmp_path / "out")]
+        run_ablations.main(["--config", str(tmp_path / "copy.yaml"), *flags])
 
 
 def test_the_shipped_rows_make_models():
@@ -155,7 +198,7 @@ def test_the_shipped_rows_make_models():
     for preset in config["presets"]:
         for table in rows_of(config, preset, None).values():
             for row in table["rows"]:
-                run = plan_run(config, CONFIG.parent, config["presets"][preset], table["base"], row["changes"])
+                run = plan_run(config, CONFIG, config["presets"][preset], table["base"], row["changes"])
                 known = runs.pretrain.PretrainArguments.__dataclass_fields__
                 assert row["changes"].keys() <= known.keys()
                 arguments = runs.pretrain.PretrainArguments(**{n: v for n, v in run.settings.items() if n in known})
@@ -177,7 +220,7 @@ def test_merging_keeps_what_is_not_named():
 def made_up(auroc: float, precision: float, width: float = 0.02) -> dict:
     values = {"zero_shot_macro_auroc": auroc, "retrieval_image_to_report_p@1": precision, "gaze_pointing_game": 0.8}
     intervals = {f"{name}_interval": [value - width, value + width] for name, value in values.items()}
-    facts = {"training_minutes": 3.0, "test_images": 9, "test_patients": 5}
+    facts = {"training_minutes": 3.0, "test_images": 9, "test_patients": 5, "label_supervised": True}
     facts |= {"gaze_pointing_game_mean_map": 0.5, "gaze_pointing_game_sentence_type_map": 0.7}
     return values | intervals | facts | {"retrieval_image_to_report_p@1_chance": 0.2}
 
@@ -193,11 +236,10 @@ TABLES = {
         ],
     }
 }
-ABOVE = ["zero_shot_macro_auroc", "retrieval_image_to_report_p@1"]
 
 
 def summary_of(results: dict, seeds: int) -> dict:
-    return {"seeds": list(range(seeds)), "tables": summarise(TABLES, results, ABOVE, 0.05)}
+    return {"seeds": list(range(seeds)), "margin": 0.05, "tables": summarise(TABLES, results, 0.05)}
 
 
 def test_rows_outside_the_references_interval_are_named(tmp_path):
@@ -211,7 +253,7 @@ def test_rows_outside_the_references_interval_are_named(tmp_path):
     first = table["rows"][0]["scores"]["zero_shot_macro_auroc"]
     assert first["value"] == pytest.approx(0.71) and first["std"] == pytest.approx(np.std([0.70, 0.72], ddof=1))
     assert first["interval"] == pytest.approx([0.69, 0.73])
-    assert table["counts"] and table["chance"] == {
+    assert all(table["counts"].values()) and table["chance"] == {
         "zero_shot_macro_auroc": 0.5,
         "retrieval_image_to_report_p@1": 0.2,
         "gaze_pointing_game": 0.7,
@@ -225,12 +267,23 @@ def test_rows_outside_the_references_interval_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("auroc", "precision", "counts"), [(0.58, 0.2, True), (0.56, 0.2, False), (0.5, 0.28, True), (np.nan, 0.26, False)]
+    ("auroc", "precision", "counts"),
+    [
+        (0.58, 0.2, (True, False)),
+        (0.56, 0.28, (False, True)),
+        (0.56, 0.26, (False, False)),
+        (np.nan, 0.3, (None, True)),
+    ],
 )
-def test_a_table_counts_by_its_reference_alone(auroc, precision, counts):
+def test_a_column_counts_by_its_reference_alone(auroc, precision, counts):
+    """And not by another column."""
     results = {"all": [made_up(auroc, precision)], "less": [made_up(0.9, 0.9)], "same": [made_up(0.9, 0.9)]}
     summary = summary_of(results, 1)
-    assert summary["tables"]["loss"]["counts"] is counts
-    text = markdown(summary)
-    assert ("**Does not count**: in none is the reference 0.05 above chance" in text) is not counts
-    assert ("Above the reference's interval" in text) is counts
+    names = {"zero_shot_macro_auroc": "zero-shot macro AUROC", "retrieval_image_to_report_p@1": "P@1, balanced gallery"}
+    table, text = summary["tables"]["loss"], markdown(summary)
+    assert tuple(table["counts"].get(name) for name in names) == counts
+    # The gaze's interval begins at 0.78, its baseline's level is 0.7.
+    said = [{True: "yes", False: "**does not count**", None: ""}[each] for each in (*counts, True)]
+    assert "| the reference begins 0.05 above it | " + " | ".join(said) + " |  |  |" in text
+    above = [line for line in text.splitlines() if line.startswith("Above the reference's interval")]
+    assert [bool(above) and title in above[0] for title in names.values()] == [bool(each) for each in counts]
