@@ -25,13 +25,12 @@ def config(tiny_run, tmp_path_factory):
     egma = settings | {"model_family": "egma", "model_overrides": encoders | {"pooled_text_layers": 1}}
     classification = {name: settings[name] for name in settings if name not in ("model_size", "vocab_size")}
     classification |= {"model_overrides": {"freeze_vision_encoder": False}, "on_missing_class": "skip"}
-    segmentation = classification | {"labels": ["Cardiomegaly"]}
     reports = {
         name: classification[name] for name in classification if name not in ("model_overrides", "on_missing_class")
     }
     reports |= {"encode_once": 1, "metrics": ["phantom"], "best_by": ["Phantom labels micro F1"]}
     reports |= {"reference_tokens": 0, "max_new_tokens": 8, "epoch_studies": 2}
-    heads = {"classification": classification, "segmentation": segmentation, "reports": reports}
+    heads = {"classification": classification, "segmentation": classification, "reports": reports}
     for name, values in {"cogaze": settings, "egma": egma, **heads}.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
     rho = {"model_overrides": {"gaze_top_fraction": 1.0}}
