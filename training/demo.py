@@ -12,13 +12,11 @@ import numpy as np
 
 from processing.datasets.nih import MINI_COLUMNS, load_nih
 from processing.datasets.phantom import load_phantom, load_phantom_gallery
-from processing.datasets.records import label_names, label_targets
 
 from . import pretrain
-from .alignment_metrics import auroc_per_label, grouped_bootstrap
 from .demo_report import demo_reports
 from .draw import draw_gaze
-from .evaluate_alignment import PROMPTS, evaluate, read_prompts
+from .evaluate_alignment import PROMPTS, against_normal, evaluate, read_prompts
 from .files import write_json
 from .scorers import Scorer, load_scorer
 from .shortcuts import shortcut_auroc
@@ -65,22 +63,12 @@ def score_real_radiographs(scorer: Scorer, prompts: dict) -> dict:
     if not root.is_dir():
         return {}
     dataset = load_nih(root, table="val.csv", columns=MINI_COLUMNS)
-    names = label_names(dataset)
-    targets = label_targets(dataset["labels"])
-    pneumonia = targets[:, names.index("Pneumonia")] > 0
-    kept = np.flatnonzero(pneumonia | (targets.sum(axis=1) == 0))
-    classes = scorer.embed_classes([prompts["classes"][name] for name in ("pneumonia", "normal")])
-    of_pneumonia, of_normal = np.hsplit(scorer.class_scores(dataset.select(kept), "no_context", classes), 2)
-    scores, truth = of_pneumonia - of_normal, pneumonia[kept][:, None]
-
-    def auroc(rows):
-        return auroc_per_label(scores[rows], truth[rows], ["pneumonia"], minimum=1).get("pneumonia", np.nan)
-
+    found = against_normal(scorer, dataset, "Pneumonia", prompts["classes"], rounds=200)
     return {
-        "real_pneumonia_auroc": auroc(np.arange(len(kept))),
-        "real_pneumonia_auroc_interval": grouped_bootstrap(auroc, np.asarray(dataset["patient_id"])[kept]),
+        "real_pneumonia_auroc": found["zero_shot_macro_auroc"],
+        "real_pneumonia_auroc_interval": found["zero_shot_macro_auroc_interval"],
         "real_pneumonia_auroc_chance": 0.5,
-        "real_radiographs": {"pneumonia": int(truth.sum()), "no finding": int((~truth).sum())},
+        "real_radiographs": {"pneumonia": found["positives"], "no finding": found["negatives"]},
     }
 
 

@@ -147,6 +147,33 @@ def zero_shot(scorer: Scorer, validation, test, prompts: dict, rounds: int, grou
     return metrics | {"zero_shot_macro_auroc_chance": 0.5}
 
 
+def against_normal(scorer: Scorer, data, name: str, prompts: dict, rounds: int, validation=None) -> dict:
+    """Zero-shot as the CoGaze paper scores RSNA and Shenzhen: a disease against normal, no other finding beside it.
+
+    Args:
+        name: of the disease's label. prompts: of exclusive classes, by name in lower case, "normal" among them.
+    Returns:
+        As `zero_shot`, and the numbers of "positives" and "negatives"; these alone where one of them is 0.
+    """
+    data, positives = _with_or_normal(data, name)
+    counts = {"positives": positives, "negatives": len(data) - positives}
+    if not all(counts.values()):
+        return counts
+    if validation is not None:
+        validation = _with_or_normal(validation, name)[0]
+    sides = {name: {"positive": prompts[name.casefold()], "negative": prompts["normal"]}}
+    return counts | zero_shot(scorer, validation or None, data, sides, rounds, groups=False)
+
+
+def _with_or_normal(data, name: str):
+    """The images with a label and those without any finding; how many of the former."""
+    names = label_names(data)
+    targets = label_targets(data["labels"]) > 0
+    findings = [column for column, other in enumerate(names) if other.casefold() != "no finding"]
+    positive = targets[:, names.index(name)]
+    return data.select(np.flatnonzero(positive | ~targets[:, findings].any(axis=1))), int(positive.sum())
+
+
 def by_group(scores: np.ndarray, targets: np.ndarray, names: list[str], dataset, rounds: int) -> dict:
     """Macro AUROC among the images of one view position, of women or men, and of one range of age.
 

@@ -13,14 +13,14 @@ from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForSemant
 
 from modeling_cogaze import CoGazeForImageClassification
 from processing.datasets.phantom import GALLERY_CLASSES, load_phantom_gallery
-from processing.datasets.records import facts_of, label_names, label_targets
+from processing.datasets.records import facts_of, label_targets
 
 from .alignment_metrics import bootstrap_intervals
 from .classifiers import Classifier, finetune_record, open_classifier
 from .downstream_data import FinetuneCollator, Preparation
 from .downstream_metrics import classification_scores, f1_thresholds
 from .downstream_tasks import SegmentationTask, region_labels
-from .evaluate_alignment import PROMPTS, gaze_agreement, read_prompts, retrieval, zero_shot
+from .evaluate_alignment import PROMPTS, against_normal, gaze_agreement, read_prompts, retrieval, zero_shot
 from .evaluate_classes import PROMPTS as CLASS_PROMPTS
 from .evaluate_classes import combinatorial_prompts, evaluate_classes
 from .finetuning import label_fields
@@ -169,31 +169,19 @@ def measure_alignment(model: str, evaluation: Evaluation) -> None:
 
 
 def _measure_against_normal(scorer, evaluation: Evaluation, prompts: dict[str, list[str]]) -> None:
-    """Zero-shot as the CoGaze paper scores RSNA and Shenzhen: a disease against normal, no other finding beside it."""
     for name in evaluation.label_names:
         if name.casefold() not in prompts or name.casefold() == "normal":
             continue
-        data = _with_or_normal(evaluation.data, name)
-        validation = evaluation.validation and _with_or_normal(evaluation.validation, name)
-        sides = {name: {"positive": prompts[name.casefold()], "negative": prompts["normal"]}}
         title, measure = f"zero-shot, {name.casefold()} against normal", f"zero_shot_{name.casefold()}"
-        found = zero_shot(scorer, validation or None, data, sides, evaluation.rounds, groups=False) if data else {}
+        found = against_normal(scorer, evaluation.data, name, prompts, evaluation.rounds, evaluation.validation)
         layout = {
             "zero_shot_macro_auroc": (f"{title}: AUROC", f"{measure}_auroc"),
             "zero_shot_macro_auroc_context": (f"{title}, with context: AUROC", None),
             "zero_shot_macro_f1": (f"{title}: F1", f"{measure}_f1"),
         }
-        evaluation.add(found, layout, f"{len(data)} images")
+        evaluation.add(found, layout, f"{found['positives'] + found['negatives']} images")
         if f"{title}: AUROC" not in evaluation.scores:
             evaluation.leave_out("the data have fewer than ten images of either", title)
-
-
-def _with_or_normal(data: Dataset, name: str) -> Dataset:
-    """The images with a label, and those without any finding."""
-    names = label_names(data)
-    targets = label_targets(data["labels"]) > 0
-    findings = [column for column, other in enumerate(names) if other.casefold() != "no finding"]
-    return data.select(np.flatnonzero(targets[:, names.index(name)] | ~targets[:, findings].any(axis=1)))
 
 
 def _measure_retrieval(scorer, evaluation: Evaluation, data, title: str, prefix: str, among=None) -> None:
