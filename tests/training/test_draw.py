@@ -179,8 +179,11 @@ def test_gaze_is_drawn_with_and_without_localised_findings(tiny_checkpoint, phan
     scorer = load_scorer(tiny_checkpoint)
     draw.draw_gaze(scorer, phantom.remove_columns("regions"), tmp_path / "others.png", rows=2)
     assert size_of(tmp_path / "gaze.png")[0] == size_of(tmp_path / "others.png")[0] > 600
-    regions = [[region | {"sentence": None} for region in regions] for regions in phantom["regions"]]
-    unsaid = phantom.remove_columns("regions").add_column("regions", regions, feature=phantom.features["regions"])
+    unsaid = phantom.map(
+        lambda record: {"regions": [region | {"sentence": None} for region in record["regions"]]},
+        features=phantom.features,
+    )
+    assert all(region["sentence"] is None for row in unsaid for region in row["regions"])
     draw.draw_gaze(scorer, unsaid, tmp_path / "unsaid.png", rows=2)
     silent = phantom.remove_columns("gaze").add_column("gaze", [[]] * len(phantom))
     with pytest.raises(ValueError, match="data: none of its images has gaze"):
