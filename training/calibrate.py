@@ -18,14 +18,12 @@ import numpy as np
 from scipy.special import expit, logit
 from transformers import AutoConfig
 
-from processing.datasets.records import facts_of
-
 from .arguments import parse_arguments
 from .calibration import calibration_scores, fit_temperatures
 from .classifiers import as_in_finetuning, finetune_record, open_classifier
 from .data import load_data
 from .draw import draw_calibration
-from .evaluate_alignment import ON_PHANTOM
+from .evaluate_alignment import measured_on
 from .files import write_json
 from .subsets import check_patients_apart, missing_classes
 
@@ -71,13 +69,12 @@ def main(argv: list[str] | None = None) -> dict:
 
     temperatures = fit_temperatures(classifier.logits(data["validation"]), targets["validation"], arguments.per_label)
     logits, test = classifier.logits(data["test"]), data["test"]
-    measured = f"{len(test)} images of {len(set(test['patient_id']))} patients."
     result = {
         "temperatures": dict(zip(names, temperatures.tolist(), strict=True)),
         "before": calibration_scores(logits, targets["test"], names),
         "after": calibration_scores(logits / temperatures, targets["test"], names),
         "thresholds": _thresholds(folder, names, temperatures),
-        "measured_on": f"{measured} {ON_PHANTOM}" if facts_of(test).get("source") == "phantom" else measured,
+        "measured_on": measured_on(test),
     }
     save_temperatures(folder, temperatures)
     draw_calibration(logits, targets["test"], names, temperatures, test, folder / "calibration.png")

@@ -1,6 +1,5 @@
 """What a frozen encoder made of the images, in memory, so that a decoder's training runs it once."""
 
-import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,6 +8,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from modeling_cogaze.report_generation import EncodedImages
+
+from .prompt_hints import encode_images
 
 
 class EncodedReports(Dataset):
@@ -46,7 +47,6 @@ class EncodedReports(Dataset):
         """
         was_training = model.training
         model.eval()
-        wanted = set(inspect.signature(model.encode).parameters)
         memories, labels, prompts = [], [], []
         for number, collate in enumerate(views):
             parts = []
@@ -58,9 +58,7 @@ class EncodedReports(Dataset):
                     if "input_ids" in batch:
                         masks = batch["attention_mask"].bool()
                         prompts += [row[mask] for row, mask in zip(batch["input_ids"], masks, strict=True)]
-                own = {name: value.to(model.device) for name, value in batch.items() if name in wanted}
-                encoded = model.encode(**own)
-                parts.append(encoded[0].cpu())
+                parts.append(encode_images(model, batch)[0].cpu())
             memories.append(torch.cat(parts))
         model.train(was_training)
         return cls(torch.stack(memories), labels, prompts or None)

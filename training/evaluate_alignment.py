@@ -82,6 +82,12 @@ def main(argv: list[str] | None = None) -> dict:
     return metrics
 
 
+def measured_on(dataset) -> str:
+    """How many images of how many patients, and of rendered ones what they are worth."""
+    counts = f"{len(dataset)} images of {len(set(dataset['patient_id']))} patients."
+    return f"{counts} {ON_PHANTOM}" if facts_of(dataset).get("source") == "phantom" else counts
+
+
 def evaluate(scorer: Scorer, train, validation, test, gallery, prompts: dict, rounds: int = 200) -> dict:
     """Every score as one flat dictionary (nested where a score is per finding)."""
     metrics = zero_shot(scorer, validation, test, prompts["findings"], rounds)
@@ -90,9 +96,8 @@ def evaluate(scorer: Scorer, train, validation, test, gallery, prompts: dict, ro
         metrics |= retrieval(scorer, gallery, "retrieval", rounds, among=GALLERY_CLASSES)
     metrics |= gaze_agreement(scorer, train, test, rounds)
     facts = facts_of(test)
-    measured = f"{len(test)} images of {len(set(test['patient_id']))} patients."
     return metrics | {
-        "measured_on": f"{measured} {ON_PHANTOM}" if facts.get("source") == "phantom" else measured,
+        "measured_on": measured_on(test),
         "test_data": {name: facts.get(name) for name in ("source", "split")},
         "weights": weights_fingerprint(scorer.model),
     }

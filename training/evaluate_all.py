@@ -25,7 +25,7 @@ from processing.datasets.records import facts_of, label_names
 from .arguments import mapping, parse_arguments
 from .classifiers import finetune_record
 from .data import keep_good_records, load_data
-from .evaluate_alignment import ON_PHANTOM
+from .evaluate_alignment import measured_on
 from .evaluations import KINDS, Evaluation, Score, phantom_gallery
 from .files import write_json, write_text
 from .subsets import check_patients_apart
@@ -117,7 +117,6 @@ def main(argv: list[str] | None = None) -> dict:
         of = "the training split" if facts.get("split") else "no one split"
         evaluation.notes.append(f"The images are of {of}: the checkpoint may have been trained on these patients.")
     kind.measure(arguments.model, evaluation)
-    measured = f"{len(data)} images of {len(set(data['patient_id']))} patients."
     result = {
         "model": Path(arguments.model).name if Path(arguments.model).is_dir() else arguments.model,
         "architecture": architecture,
@@ -128,7 +127,7 @@ def main(argv: list[str] | None = None) -> dict:
         "scores": {title: asdict(score) for title, score in evaluation.scores.items()},
         "not_measured": evaluation.not_measured,
         "notes": evaluation.notes,
-        "measured_on": f"{measured} {ON_PHANTOM}" if on_phantom else measured,
+        "measured_on": measured_on(data),
     }
     table = markdown(result, evaluation.scores)
     write_json(Path(output) / "evaluation.json", result)

@@ -26,7 +26,6 @@ from .evaluate_classes import combinatorial_prompts, evaluate_classes
 from .finetuning import label_fields
 from .published import published_measure, published_report_score
 from .report_metrics import FAMILIES, FREE_TEXT_FAMILIES, STRUCTURED_FAMILIES
-from .report_writing import Preparation as ReportPreparation
 from .report_writing import one_per_study, open_writer, score_rows
 from .scorers import load_scorer
 
@@ -386,11 +385,11 @@ def measure_reports(model: str, evaluation: Evaluation) -> None:
     if not places:
         evaluation.leave_out("the data have no reference reports", "reports")
         return
-    writer = open_writer(model, evaluation.device, batch_size=evaluation.batch_size)
+    options = {"batch_size": evaluation.batch_size, "use_context": evaluation.use_context}
+    writer = open_writer(model, evaluation.device, **options)
     kind = writer.prepare.report_kind
     if kind == "structured":
         writer.constrain()
-    writer.prepare = ReportPreparation(kind, evaluation.use_context)
     own = ("phantom",) if evaluation.name == "phantom" else ()
     families = evaluation.metrics or (*(STRUCTURED_FAMILIES if kind == "structured" else FREE_TEXT_FAMILIES), *own)
     found = score_rows(list(writer.rows(evaluation.data, places)), families, evaluation.rounds)

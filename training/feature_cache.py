@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .files import write_json
+from .files import read_json, write_json
 from .streams import TrainingStream
 
 INDEX = "index.json"
@@ -114,7 +114,7 @@ class FeatureCache:
         self.folder = Path(folder)
         if not (self.folder / INDEX).is_file():
             raise ValueError(f"feature_cache: {self.folder} holds no {INDEX}; let training/cache_features.py finish.")
-        self.facts = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+        self.facts = read_json(self.folder / INDEX)
         self.images: dict[str, list] = self.facts.pop("images")
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what they are called."""
 
 import json
 import os
+import re
 from pathlib import Path
 
 
@@ -19,3 +20,8 @@ def write_text(path: str | Path, text: str) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def slug(name: str) -> str:
+    """A name as that of a folder: lower case, with a hyphen for all that is no letter or digit."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,7 +1,6 @@
 """What fine-tuning for classes and for masks share: data, models, seeds, and one test at the end."""
 
 import copy
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -30,10 +29,11 @@ from .alignment_metrics import bootstrap_intervals
 from .arguments import comparable_settings, mapping, refuse_other_settings
 from .data import AlignedAugmentation, keep_good_records, stored_columns
 from .downstream_data import FinetuneCollator, Preparation, Splits, Task, labelled_share, load_splits
-from .evaluate_alignment import ON_PHANTOM
-from .files import write_json, write_text
+from .evaluate_alignment import measured_on
+from .files import read_json, write_json
 from .pretrain import FAMILIES
 from .provenance import training_facts
+from .tables import write_results
 from .trainer import PartsTrainer
 
 # What may differ between runs whose results stand together.
@@ -193,7 +193,7 @@ def _finished(folder: Path, settings: dict) -> dict | None:
     path = folder / "metrics.json"
     if not path.is_file():
         return None
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_json(path)
     refuse_other_settings(folder, result["settings"], settings, ", or leave --resume_from_checkpoint out")
     return result
 
@@ -312,15 +312,11 @@ def _summarise(task: Task, arguments, training: TrainingArguments, splits: Split
         "images": {split: len(dataset) for split, dataset in splits.data.items()},
         "patients": {split: len(set(dataset["patient_id"])) for split, dataset in splits.data.items()},
         "test_data": {name: facts.get(name) for name in ("source", "split")},
-        "measured_on": f"{len(test)} images of {len(set(test['patient_id']))} patients"
-        + (f". {ON_PHANTOM}" if facts.get("source") == "phantom" else "."),
+        "measured_on": measured_on(test),
         "seeds": results,
     }
     if training.process_index == 0:
-        write_json(Path(training.output_dir) / "metrics.json", summary)
-        table = markdown(summary)
-        write_text(Path(training.output_dir) / "table.md", table)
-        print(table)
+        write_results(Path(training.output_dir), summary, markdown(summary))
     return summary
 
 

@@ -33,7 +33,7 @@ from processing.radiographs import read_radiograph
 from .arguments import parse_arguments
 from .data import load_data
 from .figures import grounding_figure
-from .files import write_json, write_text
+from .files import read_json, write_json, write_text
 from .report_writing import Preparation, ReportWriter, WritingArguments, one_per_study, open_writer, prediction_row
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
@@ -226,7 +226,7 @@ def _begin(parts: Path, settings: dict) -> None:
         text = part.read_text(encoding="utf-8")
         # A line that was cut off is written again.
         write_text(part, text[: text.rfind("\n") + 1])
-    earlier = json.loads(file.read_text(encoding="utf-8"))
+    earlier = read_json(file)
     if earlier != settings:
         changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
         raise ValueError(

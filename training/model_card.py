@@ -4,7 +4,6 @@ No number is written by hand: results come from the JSON files of `training.demo
 like, times and machines from `training.json`. The words are in `model_cards/`.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from processing.datasets import registry
 
+from .files import read_json
 from .tables import with_interval
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
@@ -77,7 +77,7 @@ def read_metrics(paths: Iterable[str | Path], weights: str) -> list[dict]:
     for path in map(Path, paths):
         if not path.is_file():
             raise ValueError(f"metrics: no file {path}; write it with training/evaluate_alignment.py --output.")
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = read_json(path)
         if not measurements(metrics):
             raise ValueError(f"metrics: {path} holds no result with an interval; evaluate with --bootstrap above 0.")
         if metrics.get("weights", weights) != weights:

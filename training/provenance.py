@@ -1,6 +1,5 @@
 """What a checkpoint was made from and on, for its card."""
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ import torch
 from datasets import Dataset
 
 from processing.datasets.records import facts_of
+
+from .files import read_json
 
 FACTS = ("train_runtime", "machine", "train_data", "pretrained", "started_from")
 
@@ -55,7 +56,7 @@ def _public_name(name: str) -> str:
 
 def _earlier_facts(checkpoint: str) -> dict:
     path = Path(checkpoint) / "training.json"
-    facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    facts = read_json(path) if path.is_file() else {}
     return {name: facts[name] for name in FACTS if name in facts}
 
 

@@ -36,7 +36,7 @@ from processing.datasets.hub import Upload, files_of, upload, write_tree
 from processing.datasets.shards import MANIFEST
 
 from .feature_cache import weights_fingerprint
-from .files import write_text
+from .files import read_json, write_text
 from .model_card import model_card, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,7 +127,8 @@ def stage_checkpoint(
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"checkpoint: {checkpoint} holds no config.json; give the folder that the training wrote.")
     _check_formats(checkpoint)
-    training = _read_json(checkpoint / "training.json")
+    training_file = checkpoint / "training.json"
+    training = read_json(training_file) if training_file.is_file() else {}
     for path in checkpoint.iterdir():
         if any(fnmatch(path.name, pattern) for pattern in KEPT):
             _link(path, stage / path.name)
@@ -209,7 +210,7 @@ def _check_named_parts(config) -> None:
 def _forget_paths(stage: Path) -> None:
     """Leave out where and how this process read a config or tokenizer."""
     for path in stage.glob("*config.json"):
-        fields = _without(json.loads(path.read_text(encoding="utf-8")), LOCAL)
+        fields = _without(read_json(path), LOCAL)
         write_text(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -256,10 +257,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _parser() -> argparse.ArgumentParser:

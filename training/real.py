@@ -26,7 +26,7 @@ from processing.datasets.records import label_names, label_targets
 
 from . import finetune_classification
 from .alignment_metrics import auroc_per_label, bootstrap_intervals
-from .files import write_json, write_text
+from .files import read_json, slug, write_json, write_text
 from .tables import with_interval
 
 CONFIG = Path(__file__).parent / "configs" / "finetune_classification_nih_mini.yaml"
@@ -75,11 +75,11 @@ def main(argv: list[str] | None = None) -> dict:
         }
         runs = {}
         for model in arguments.models:
-            folder = arguments.output_dir / _slug(task) / _slug(model)
+            folder = arguments.output_dir / slug(task) / slug(model)
             finetune_classification.main([*shared, *own[model], "--output_dir", str(folder)])
             runs[model] = folder
         results[task] = compare(runs, train, test, arguments.bootstrap)
-        write_json(arguments.output_dir / f"{_slug(task)}.json", results[task])
+        write_json(arguments.output_dir / f"{slug(task)}.json", results[task])
     table = markdown(results)
     write_text(arguments.output_dir / "table.md", table)
     print(table)
@@ -97,7 +97,7 @@ def compare(runs: dict[str, Path], train: Dataset, test: Dataset, rounds: int) -
         "models": name -> {"macro_auroc", "auroc/<class>": [value, low, high], "parameters", "seeds"}; "above_scratch":
         name -> the differences from random weights in the same form; "labels" that are scored, and what was "left_out".
     """
-    summaries = {model: json.loads((folder / "metrics.json").read_text("utf-8")) for model, folder in runs.items()}
+    summaries = {model: read_json(folder / "metrics.json") for model, folder in runs.items()}
     summary = next(iter(summaries.values()))
     scored = [name for name in summary["labels"] if name not in summary["left_out"]["test"]]
     columns = [label_names(test).index(name) for name in scored]
@@ -193,10 +193,6 @@ def markdown(results: dict) -> str:
             if found:
                 lines.append(f"{task}, left out of {split}: {'; '.join(f'{n} ({c})' for n, c in found.items())}.")
     return "\n".join(lines) + "\n"
-
-
-def _slug(name: str) -> str:
-    return name.replace(",", "").replace(" ", "-")
 
 
 def _table(split: str) -> dict:

@@ -1,6 +1,5 @@
 """The papers' released weights in this project's models: every tensor is placed, or named as unused, or an error."""
 
-import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from modeling_cogaze import (
     EgmaForPreTraining,
 )
 from modeling_cogaze.encoders import copy_weights, load_encoder
+
+from .files import read_json
 
 # No shape says how wide a head is; it is 64 in BERT, GPT-2 and the Perceiver.
 HEAD_WIDTH = 64
@@ -185,7 +186,7 @@ def read_view_positions(path: str | Path) -> dict[str, int]:
     """
     if not Path(path).is_file():
         raise ValueError(f"view_positions: no file {path}; view-positions-dict.json lies beside the released data.")
-    rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    rows = read_json(path)
     if not isinstance(rows, dict) or sorted(rows.values()) != list(range(len(rows))):
         raise ValueError(f"view_positions: {path} does not map names to the numbers from 0 on.")
     return rows

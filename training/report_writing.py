@@ -62,13 +62,23 @@ class ReportWriter:
     Args:
         options: of `generate`.
         constrain: let nothing but valid structured reports through.
-        prepare: what is done to a record first.
+        prepare: what is done to a record first; by default, what the processor's kind of reports needs.
+        use_context: False leaves indication and history out (ablation), unless `prepare` is given.
     """
 
-    def __init__(self, model, processor, prepare=None, options: dict | None = None, constrain=False, batch_size=16):
+    def __init__(
+        self,
+        model,
+        processor,
+        prepare=None,
+        options: dict | None = None,
+        constrain: bool = False,
+        batch_size: int = 16,
+        use_context: bool = True,
+    ):
         self.model = model
         self.processor = processor
-        self.prepare = prepare or Preparation(getattr(processor, "report_kind", "free_text"))
+        self.prepare = prepare or Preparation(getattr(processor, "report_kind", "free_text"), use_context)
         self.options = dict(options or {})
         self.batch_size = batch_size
         if constrain:

@@ -11,7 +11,6 @@ trained on every run's frozen encoder: a linear classifier, the decoder of masks
 
 import argparse
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,12 +26,13 @@ from . import finetune_classification, finetune_segmentation, train_report_gener
 from .ablation_report import DOWNSTREAM, ablations_figure, markdown, summarise
 from .arguments import refuse_other_settings
 from .data import load_data
-from .demo_report import scores
+from .demo_report import most_frequent_scores, scores
 from .evaluate_alignment import PROMPTS, gaze_agreement, read_prompts, retrieval, zero_shot
-from .files import write_json, write_text
-from .report_writing import Preparation, one_per_study, open_writer
+from .files import write_text
+from .report_writing import one_per_study, open_writer
 from .runs import pretrain_and_score, train_and_score
 from .scorers import Scorer
+from .tables import write_results
 
 CONFIG = Path(__file__).parent / "configs" / "ablations.yaml"
 BASELINE_RECORDS = 500  # that the baselines of gaze agreement are averaged over
@@ -92,10 +92,8 @@ def main(argv: list[str] | None = None) -> dict:
 
     facts = {"preset": arguments.preset, "seeds": seeds, "margin": config["margin"]}
     summary = facts | {"tables": summarise(tables, results, config["margin"])}
-    write_json(output / "metrics.json", summary)
-    write_text(output / "table.md", markdown(summary))
     ablations_figure(summary, output / "ablations.png")
-    print(markdown(summary))
+    write_results(output, summary, markdown(summary))
     return summary
 
 
@@ -265,11 +263,10 @@ def _score_reports(flags: list[str], settings: dict, test: dict, output: Path) -
 
     def score() -> dict:
         dataset = load_data(test, "test_data")
-        writer = open_writer(str(output), "cuda" if torch.cuda.is_available() else "cpu", batch_size=64)
-        writer.prepare = Preparation(writer.prepare.report_kind, use_context=not settings["no_context"])
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        writer = open_writer(str(output), device, batch_size=64, use_context=not settings["no_context"])
         rows = list(writer.rows(dataset, one_per_study(dataset)))
-        frequent, _ = Counter(load_data(settings["train_data"], "train_data")["findings"]).most_common(1)[0]
-        return scores(rows, "") | scores([row | {"generated_report": frequent} for row in rows], "most_frequent_")
+        return scores(rows, "") | most_frequent_scores(rows, load_data(settings["train_data"], "train_data"))
 
     own = train_report_generator.settings_of(flags)
     found = train_and_score(output, own, lambda resume: train_report_generator.main([*flags, *resume]), score)
@@ -277,7 +274,7 @@ def _score_reports(flags: list[str], settings: dict, test: dict, output: Path) -
         shutil.rmtree(each)
     column = DOWNSTREAM["reports"]
     values = {column: found["label_micro_f1"], f"{column}_interval": found["label_micro_f1_interval"]}
-    return values | {f"{column}_chance": found["most_frequent_label_micro_f1"]}
+    return values | {f"{column}_chance": found["most_frequent_report_label_micro_f1"]}
 
 
 def _slug(changes: dict) -> str:

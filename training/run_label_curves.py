@@ -14,8 +14,8 @@ import numpy as np
 
 from . import finetune_classification, finetune_segmentation
 from .figures import plt, save_figure
-from .files import write_json, write_text
-from .tables import markdown_table, with_interval
+from .files import slug
+from .tables import markdown_table, with_interval, write_results
 
 CONFIGS = Path(__file__).parent / "configs"
 # Task -> script, its config, what counts.
@@ -62,17 +62,14 @@ def main(argv: list[str] | None = None) -> dict:
     measured_on = ""
     for fraction, epochs in zip(arguments.fractions, arguments.epochs, strict=True):
         for start, points in curves.items():
-            folder = output / f"{start.replace(' ', '-')}-{fraction:g}"
+            folder = output / f"{slug(start)}-{fraction:g}"
             own = ["--label_fraction", str(fraction), "--num_train_epochs", str(epochs), "--output_dir", str(folder)]
             found = script.main([*shared, *STARTS[start], *own])
             points.append({"label_fraction": fraction, **found["metrics"][metric]})
             measured_on = found["measured_on"]
     result = {"task": arguments.task, "metric": metric, "curves": curves, "measured_on": measured_on}
-    write_json(output / "metrics.json", result)
-    table = markdown(result, title)
-    write_text(output / "table.md", table)
     draw(result, title, output / "curves.png")
-    print(table)
+    write_results(output, result, markdown(result, title))
     return result
 
 

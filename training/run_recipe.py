@@ -6,7 +6,6 @@ Each variant is trained and scored once; what is finished is not run again. Writ
 """
 
 import argparse
-import platform
 from pathlib import Path
 
 import torch
@@ -14,10 +13,11 @@ import torch
 from processing.datasets.phantom import load_phantom, load_phantom_gallery
 
 from .evaluate_alignment import ON_PHANTOM, PROMPTS, evaluate, read_prompts
-from .files import write_json, write_text
+from .files import slug
+from .provenance import machine_facts
 from .runs import pretrain_and_score
 from .scorers import Scorer
-from .tables import markdown_table, with_interval
+from .tables import markdown_table, with_interval, write_results
 
 CONFIG = Path(__file__).parent / "configs" / "pretrain_phantom.yaml"
 VARIANTS = {
@@ -42,13 +42,10 @@ def main(argv: list[str] | None = None) -> dict:
 
     results = {}
     for name in arguments.variants:
-        folder = arguments.output_dir / name.replace(" ", "-").replace("_", "-").lower()
+        folder = arguments.output_dir / slug(name)
         flags = ["--config", arguments.config, *VARIANTS[name], *overrides]
         results[name] = pretrain_and_score(folder, flags, score)
-    write_json(arguments.output_dir / "metrics.json", results)
-    table = markdown(results)
-    write_text(arguments.output_dir / "table.md", table)
-    print(table)
+    write_results(arguments.output_dir, results, markdown(results))
     return results
 
 
@@ -76,7 +73,7 @@ def markdown(results: dict) -> str:
     ]
     rows.append(["chance, or the better baseline map", *baseline, ""])
     table = markdown_table(["", *COLUMNS.values(), "training"], rows)
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    machine = f"{machine_facts()['processor']}, {torch.get_num_threads()} threads"
     return f"{table}\n\n{ON_PHANTOM} {machine}.\n"
 
 

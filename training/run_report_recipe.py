@@ -9,21 +9,20 @@ once; what is finished is not run again. Writes `table.md` and `metrics.json`.
 
 import argparse
 import functools
-import platform
-from collections import Counter
 from pathlib import Path
 
 import torch
 
 from . import train_report_generator
 from .data import load_data
-from .demo_report import scores
+from .demo_report import most_frequent_scores, scores
 from .evaluate_alignment import ON_PHANTOM
-from .files import write_json, write_text
+from .files import slug
 from .generate_reports import write_rows
-from .report_writing import Preparation, one_per_study, open_writer, score_rows
+from .provenance import machine_facts
+from .report_writing import one_per_study, open_writer, score_rows
 from .runs import train_and_score
-from .tables import markdown_table, with_interval
+from .tables import markdown_table, with_interval, write_results
 
 CONFIGS = Path(__file__).parent / "configs"
 FREE_TEXT = "free text"
@@ -50,17 +49,14 @@ def main(argv: list[str] | None = None) -> dict:
     train, test = (load_data(getattr(arguments, f"{split}_data"), f"{split}_data") for split in ("train", "test"))
     results = {}
     for name in arguments.variants:
-        folder = arguments.output_dir / _slug(name)
+        folder = arguments.output_dir / slug(name)
         flags = _flags(name, folder, arguments, overrides)
         settings = train_report_generator.settings_of(flags)
         score = functools.partial(_score, name, folder, train, test)
         results[name] = train_and_score(
             folder, settings, lambda resume, flags=flags: train_report_generator.main([*flags, *resume]), score
         )
-    write_json(arguments.output_dir / "metrics.json", results)
-    table = markdown(results)
-    write_text(arguments.output_dir / "table.md", table)
-    print(table)
+    write_results(arguments.output_dir, results, markdown(results))
     return results
 
 
@@ -68,7 +64,7 @@ def _flags(name: str, folder: Path, arguments, overrides: list[str]) -> list[str
     config, own = VARIANTS[name]
     start = arguments.checkpoint
     if name == "structured":
-        start = arguments.output_dir / _slug(FREE_TEXT)
+        start = arguments.output_dir / slug(FREE_TEXT)
         if not (start / "training.json").is_file():
             raise ValueError(f"variants: structured reports start from {start}; train {FREE_TEXT!r} first.")
     flags = [*own, "--config", str(CONFIGS / config), "--train_data", arguments.train_data]
@@ -76,15 +72,14 @@ def _flags(name: str, folder: Path, arguments, overrides: list[str]) -> list[str
 
 
 def _score(name: str, folder: Path, train, test) -> dict:
-    writer = open_writer(str(folder), "cuda" if torch.cuda.is_available() else "cpu", batch_size=64)
-    writer.prepare = Preparation(writer.prepare.report_kind, use_context=name != "without context")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    writer = open_writer(str(folder), device, batch_size=64, use_context=name != "without context")
     places = one_per_study(test)
     rows = list(writer.rows(test, places))
     write_rows(folder / "reports.jsonl", rows)
     metrics = {"measured_on": ON_PHANTOM, "studies": len(rows)} | scores(rows, "")
     if name == FREE_TEXT:
-        frequent, _ = Counter(train["findings"]).most_common(1)[0]
-        metrics |= scores([row | {"generated_report": frequent} for row in rows], "most_frequent_report_")
+        metrics |= most_frequent_scores(rows, train)
     if name == "structured":
         metrics["structure_validity"] = _validity(rows)
         writer.constrain()
@@ -108,7 +103,7 @@ def markdown(results: dict) -> str:
         if "most_frequent_report_label_micro_f1" in metrics:
             rows.append(_row("most frequent report", metrics, "most_frequent_report_", ""))
     table = markdown_table(["", "label micro-F1", "precision", "recall", "BLEU-4", "valid structure", "training"], rows)
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    machine = f"{machine_facts()['processor']}, {torch.get_num_threads()} threads"
     return f"{table}\n\nNo Finding left out of the labels. {ON_PHANTOM} {machine}.\n"
 
 
@@ -117,10 +112,6 @@ def _row(name: str, metrics: dict, prefix: str, training: str) -> list[str]:
     others = [f"{metrics[prefix + key]:.3f}" for key in ("label_micro_precision", "label_micro_recall", "bleu_4")]
     validity = metrics.get(f"{prefix}structure_validity")
     return [name, f1, *others, "" if validity is None else f"{validity:.3f}", training]
-
-
-def _slug(name: str) -> str:
-    return name.replace(" ", "-")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Pretraining from shards: a stream that goes on in the middle of an epoch, its loader and its saved state."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from itertools import repeat
@@ -13,7 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from processing.datasets.streaming import RecordStream
 
-from .files import write_json
+from .files import read_json, write_json
 
 STATE = "stream.json"
 
@@ -105,7 +104,7 @@ class StreamState(TrainerCallback):
             raise ValueError(
                 f"resume_from_checkpoint: there is no {path}; it is not the checkpoint of a run from shards."
             )
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_json(path)
         for name, value in self._settings(args).items():
             if saved["settings"][name] != value:
                 raise ValueError(f"{name}: {path} was saved with {saved['settings'][name]}, now it is {value}.")

@@ -23,33 +23,17 @@ from modeling_cogaze import (
     EgmaForSemanticSegmentation,
 )
 from modeling_cogaze.heads import ClassificationHead, SegmentationHead
+from tests import small
 
-SMALL = {
-    "vocab_size": 300,
-    "vision_config": {
-        "model_type": "convnext",
-        "image_size": 64,
-        "patch_size": 8,
-        "num_stages": 2,
-        "hidden_sizes": [16, 32],
-        "depths": [1, 1],
-        "layer_scale_init_value": 1.0,
-    },
-    "text_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
-}
 FAMILIES = {
     "cogaze": {
-        "config": lambda **fields: CoGazeConfig.tiny(
-            **SMALL | {"hidden_size": 32, "intermediate_size": 32, "perceiver_depth": 1, "num_latents": 4} | fields
-        ),
+        "config": lambda **fields: CoGazeConfig.tiny(**{"vocab_size": 300} | small.COGAZE | fields),
         "pretraining": CoGazeForPreTraining,
         "classification": CoGazeForImageClassification,
         "segmentation": CoGazeForSemanticSegmentation,
     },
     "egma": {
-        "config": lambda **fields: EgmaConfig.tiny(
-            **SMALL | {"projection_dim": 32, "pooled_text_layers": 1, "segmentation_channels": [16, 8]} | fields
-        ),
+        "config": lambda **fields: EgmaConfig.tiny(**{"vocab_size": 300} | small.EGMA | fields),
         "pretraining": EgmaForPreTraining,
         "classification": EgmaForImageClassification,
         "segmentation": EgmaForSemanticSegmentation,

@@ -22,6 +22,7 @@ from modeling_cogaze import (
 )
 from processing import CoGazeProcessor, EgmaProcessor
 from processing.tokenization import build_tokenizer
+from tests import small
 
 REPORTS = [
     "There is a small left pleural effusion. The heart is enlarged.",
@@ -32,21 +33,7 @@ FAMILIES = {
     "cogaze": (CoGazeConfig, CoGazeForPreTraining, CoGazeForConditionalGeneration, CoGazeProcessor),
     "egma": (EgmaConfig, EgmaForPreTraining, EgmaForConditionalGeneration, EgmaProcessor),
 }
-SIZES = {
-    "vision_config": {
-        "model_type": "convnext",
-        "image_size": 64,
-        "patch_size": 8,
-        "num_stages": 2,
-        "hidden_sizes": [16, 32],
-        "depths": [1, 1],
-    },
-    "text_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2},
-}
-OWN_SIZES = {
-    "cogaze": {"hidden_size": 32, "intermediate_size": 32, "perceiver_depth": 1, "num_latents": 4},
-    "egma": {"projection_dim": 24},
-}
+SIZES = {"cogaze": small.COGAZE, "egma": small.EGMA}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +42,7 @@ def tokenizer():
 
 
 def make_config(family, tokenizer, **overrides):
-    return FAMILIES[family][0].tiny(vocab_size=len(tokenizer), **SIZES, **OWN_SIZES[family], **overrides)
+    return FAMILIES[family][0].tiny(**SIZES[family] | {"vocab_size": len(tokenizer)} | overrides)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from processing.datasets.phantom import load_phantom
-from tests.training import small
+from tests import small
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,16 @@ def weights(folder) -> dict[str, torch.Tensor]:
     return load_file(Path(folder) / "model.safetensors")
 
 
+def assert_same_weights(expected, found, **tolerance) -> None:
+    """Those that two folders hold: bit for bit, unless tolerances (rtol, atol) are given."""
+    expected, found = weights(expected), weights(found)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name], value, **tolerance or {"rtol": 0, "atol": 0}, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
 def in_two_processes(module, arguments: list[str], folder: Path) -> None:
     """Run the script of `module` in two CPU processes, from `folder`."""
     subprocess.run(

@@ -14,7 +14,8 @@ from torchmetrics.functional.classification import binary_calibration_error
 from transformers import AutoModelForImageClassification, AutoProcessor, pipeline
 
 from modeling_cogaze import CoGazeConfig, CoGazeForImageClassification
-from tests.training import shapes, small
+from tests import small
+from tests.training import shapes
 from training import calibrate
 from training.calibration import expected_calibration_error, fit_temperatures, nll, reliability
 from training.finetuning import label_fields

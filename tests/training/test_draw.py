@@ -11,7 +11,7 @@ from transformers import AutoProcessor
 
 from modeling_cogaze import CoGazeConfig, CoGazeForImageClassification, EgmaConfig, EgmaForImageClassification
 from processing.datasets.records import describe
-from tests.training import small
+from tests import small
 from training import draw
 from training.classifiers import open_classifier
 from training.finetuning import label_fields

@@ -23,7 +23,7 @@ from processing import CoGazeProcessor, EgmaProcessor
 from processing.datasets import registry
 from processing.datasets.records import describe
 from processing.tokenization import build_tokenizer
-from tests.training import small
+from tests import small
 from tests.training.shapes import records
 from training import evaluate_all
 from training.classifiers import open_classifier

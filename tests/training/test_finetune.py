@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification, AutoModelForPreTrainin
 from modeling_cogaze import EgmaConfig, EgmaForPreTraining
 from processing import EgmaProcessor
 from processing.tokenization import build_tokenizer
-from tests.training import small
+from tests import small
 from tests.training.shapes import SIZES, picture, records
 from training import downstream_data, finetune_classification, finetune_segmentation
 

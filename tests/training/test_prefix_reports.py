@@ -11,7 +11,7 @@ from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, CoGazeModel
 from processing import CoGazeProcessor
 from processing.prompts import report_messages
 from processing.tokenization import build_tokenizer
-from tests.training.runs import flags, in_two_processes, weights
+from tests.training.runs import assert_same_weights, flags, in_two_processes, weights
 from training import generate_reports, train_report_generator
 from training.prompt_hints import predicted_diseases, read_images, similar_reports
 from training.report_writing import PromptedReportWriter, image_alone, open_writer
@@ -95,10 +95,7 @@ def test_resumed_run_continues_bit_for_bit(trained, run, tmp_path):
     first, last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     shutil.copytree(first, tmp_path / first.name)
     train_report_generator.main(flags(run, **changes | {"output_dir": tmp_path, "resume_from_checkpoint": True}))
-    expected, found = weights(last), weights(tmp_path / last.name)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        assert torch.equal(value, found[name]), name
+    assert_same_weights(last, tmp_path / last.name)
 
 
 def test_prompts_say_what_the_encoder_finds(trained, small_phantom):
@@ -202,9 +199,7 @@ def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
     in_two_processes(train_report_generator, two, tmp_path)
     assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
     train_report_generator.main(flags(run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from processing.datasets.phantom import load_phantom
-from tests.training.runs import flags, in_two_processes, weights
+from tests.training.runs import assert_same_weights, flags, in_two_processes, weights
 from training import pretrain
 
 
@@ -44,10 +44,7 @@ def test_resumed_run_continues_bit_for_bit(two_epochs, tiny_run, tmp_path):
     shutil.copytree(first, tmp_path / first.name)
     resumed = changes | {"output_dir": tmp_path, "resume_from_checkpoint": tmp_path / first.name}
     pretrain.main(flags(tiny_run, **resumed))
-    expected, found = weights(last), weights(tmp_path / last.name)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        assert torch.equal(value, found[name]), name
+    assert_same_weights(last, tmp_path / last.name)
 
 
 def test_two_processes_step_as_one_with_twice_the_batch(tiny_run, tmp_path):
@@ -64,9 +61,7 @@ def test_two_processes_step_as_one_with_twice_the_batch(tiny_run, tmp_path):
     in_two_processes(pretrain, two, tmp_path)
     assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
     pretrain.main(flags(tiny_run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

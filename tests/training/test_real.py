@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from processing.datasets.nih import MINI_COLUMNS, load_nih
 from training import real
+from training.files import slug
 
 SIZES = {"train": 60, "val": 44}
 
@@ -49,7 +50,7 @@ def test_models_stand_beside_the_baseline_on_the_same_images(output, radiographs
     assert pneumonia == json.loads((folder / "pneumonia.json").read_text())
     assert set(pneumonia["models"]) == {*real.MODELS, real.BASELINE}
     for model in real.MODELS:
-        summary = json.loads((folder / "pneumonia" / real._slug(model) / "metrics.json").read_text())
+        summary = json.loads((folder / "pneumonia" / slug(model) / "metrics.json").read_text())
         assert pneumonia["models"][model]["macro_auroc"][0] == pytest.approx(summary["metrics"]["macro_auroc"]["mean"])
         assert pneumonia["models"][model]["seeds"] == 1
         # Epochs are chosen on train's patients, and val is the test.

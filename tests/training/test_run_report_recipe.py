@@ -7,7 +7,7 @@ import pytest
 from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining
 from processing import CoGazeProcessor
 from processing.tokenization import build_tokenizer
-from tests.training import small
+from tests import small
 from tests.training.runs import flags
 from training import run_report_recipe
 

@@ -11,7 +11,7 @@ from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, EgmaConfig, Egma
 from processing import CoGazeProcessor, EgmaProcessor
 from processing.reports import parse_structured, structured_validity
 from processing.tokenization import build_tokenizer
-from tests.training.runs import flags, in_two_processes, weights
+from tests.training.runs import assert_same_weights, flags, in_two_processes, weights
 from training import train_report_generator
 from training.report_writing import Preparation, ReportWriter, one_per_study, score_rows
 
@@ -76,10 +76,7 @@ def test_resumed_run_continues_bit_for_bit(trained, run, tmp_path):
     train_report_generator.main(
         [*flags(run, **resumed), "--metrics", "bleu", "phantom", "--train_sampling_strategy", "group_by_length"]
     )
-    expected, found = weights(last), weights(tmp_path / last.name)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        assert torch.equal(value, found[name]), name
+    assert_same_weights(last, tmp_path / last.name)
 
 
 def test_structured_reports_from_an_encoder_that_ran_once(trained, run, tmp_path, small_phantom):
@@ -147,9 +144,7 @@ def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
     summaries = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
     assert [summary["processes"] for summary in summaries] == [1, 2]
     assert summaries[0]["eval_BLEU-4"] == pytest.approx(summaries[1]["eval_BLEU-4"])
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

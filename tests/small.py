@@ -20,6 +20,7 @@ ENCODERS = {
     "segmentation_channels": [16, 16, 16, 8],
 }
 COGAZE = ENCODERS | {"hidden_size": 32, "intermediate_size": 32, "perceiver_depth": 1, "num_latents": 4}
+EGMA = ENCODERS | {"projection_dim": 32, "pooled_text_layers": 1, "segmentation_channels": [16, 8]}
 
 
 def save_pretrained(folder) -> None:
