@@ -58,8 +58,7 @@ def mask_tensor(
         if mask.shape[:-2] != labels:
             raise ValueError(f"masks[{i}]: shape {mask.shape}; give all masks as many labels, {(*labels, 'h', 'w')}.")
         rows, columns = mask.shape[-2:]
-        # Either side may have been rounded by a pixel.
-        if abs(rows * across - columns * down) > across + down:
+        if not _in_proportion(rows, columns, down, across):
             raise ValueError(
                 f"masks[{i}]: {columns} x {rows} pixels for a radiograph of {across:g} x {down:g}; give the mask of the"
                 " whole radiograph, in its proportions."
@@ -102,9 +101,17 @@ def region_masks(record: Mapping, labels: Sequence[str] | None = None) -> np.nda
         labels: names of regions, in any case, one mask each; None: one mask of all regions.
     Returns:
         (C, h, w) uint8 of 0 and 1, as large as the record's largest mask, or as the stored picture.
+    Raises:
+        ValueError: a mask whose proportions are not the radiograph's; names the region.
     """
     regions = record["regions"] or []
     masks = [None if region["mask"] is None else np.asarray(region["mask"]) > 0 for region in regions]
+    for number, (region, mask) in enumerate(zip(regions, masks, strict=True)):
+        if mask is not None and not _in_proportion(*mask.shape, record["image_height"], record["image_width"]):
+            raise ValueError(
+                f"regions[{number}]: the mask of {region['label']!r} has {mask.shape[1]} x {mask.shape[0]} pixels for "
+                f"a radiograph of {record['image_width']} x {record['image_height']}; give it in its proportions."
+            )
     sizes = [mask.shape for mask in masks if mask is not None] or [record["image"].size[::-1]]
     height, width = max(sizes)
     rows = [None] if labels is None else [name.casefold() for name in labels]
@@ -125,6 +132,11 @@ def _filled(region: Mapping, mask: np.ndarray | None, record: Mapping, height: i
     x = (np.arange(width) + 0.5) * (record["image_width"] / width)
     y = (np.arange(height) + 0.5) * (record["image_height"] / height)
     return ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
+
+
+def _in_proportion(rows: int, columns: int, height: float, width: float) -> bool:
+    """Whether a mask has a radiograph's proportions; either side may have been rounded by a pixel."""
+    return abs(rows * width - columns * height) <= width + height
 
 
 def _mask_array(mask, index: int) -> np.ndarray:

@@ -77,7 +77,7 @@ def mapping(value: dict | str | None, argument: str) -> dict:
 # Of `TrainingArguments`: what results hang on, whatever the machine.
 SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
 SETTINGS += ("weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "max_steps")
-SETTINGS += ("metric_for_best_model",)
+SETTINGS += ("metric_for_best_model", "lr_scheduler_kwargs", "bf16", "fp16")
 
 
 def comparable_settings(arguments, training: TrainingArguments, left_out: Sequence[str] = ()) -> dict:
@@ -89,10 +89,11 @@ def comparable_settings(arguments, training: TrainingArguments, left_out: Sequen
 def refuse_other_settings(folder: Path, earlier: dict, settings: dict, advice: str = "") -> None:
     """
     Raises:
-        ValueError: `folder` was made with `earlier` settings that differ from `settings`; names the first.
+        ValueError: `folder` was made with `earlier` settings that differ from `settings`; names the first. One that an
+            earlier version did not write down is not compared.
     """
     for name, value in settings.items():
-        if earlier.get(name) != value:
+        if name in earlier and earlier[name] != value:
             raise ValueError(
                 f"output_dir: {folder} was made with {name} = {earlier.get(name)!r}, now it is {value!r}; "
                 f"give another folder{advice}."

@@ -99,8 +99,8 @@ def _thresholds(folder: Path, names: list[str], temperatures: np.ndarray) -> dic
     thresholds = finetune_record(folder).get("thresholds")
     if not thresholds:
         return None
-    chosen = np.array([thresholds[name] for name in names])
-    return dict(zip(names, expit(logit(chosen) / temperatures).tolist(), strict=True))
+    at = dict(zip(names, temperatures, strict=True))
+    return {name: float(expit(logit(chosen) / at[name])) for name, chosen in thresholds.items()}
 
 
 def summary(result: dict) -> str:

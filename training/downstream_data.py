@@ -131,7 +131,8 @@ def load_splits(
         if label_names(dataset) != label_names(data["train"]):
             raise ValueError(f"{split}_data: its label names differ from those of train_data.")
         found[split] = task.positives(dataset)
-    known, _ = found["train"]
+    # Masks tell of their classes by being there: another split may know of one that train lacks.
+    known = list(dict.fromkeys(name for own, _ in found.values() for name in own))
     asked = chosen_names(labels, known)
     positives = {split: _columns(own, rows, asked) for split, (own, rows) in found.items()}
     if "validation" not in data:
@@ -143,6 +144,7 @@ def load_splits(
         data["validation"], data["train"] = train.select(rows), train.select(others)
         positives["validation"], positives["train"] = positives["train"][rows], positives["train"][others]
 
+    drawn = specs.get("validation") is None
     left_out = {"train": missing_classes(positives["train"], asked, negatives=task.needs_negatives)}
     _refuse(left_out["train"], "train", on_missing_class)
     names = [name for name in asked if name not in left_out["train"]]
@@ -152,13 +154,27 @@ def load_splits(
     positives = {split: _columns(asked, rows, names) for split, rows in positives.items()}
     for split, minimum in (("validation", 1), ("test", minimum_positives)):
         left_out[split] = missing_classes(positives[split], names, minimum, task.needs_negatives)
-        _refuse(left_out[split], split, on_missing_class)
+        _refuse(left_out[split], split, on_missing_class, drawn and split == "validation")
         if len(left_out[split]) == len(names):
             raise ValueError(f"{split}_data: it has no class that can be scored.")
     check_patients_apart({split: dataset["patient_id"] for split, dataset in data.items()})
     for split, dataset in data.items():
         data[split] = dataset.remove_columns([name for name in (*UNUSED, *task.unused) if name in dataset.column_names])
     return Splits(names, data, positives, left_out)
+
+
+def refuse_emptied(task: Task, splits: Splits, split: str, minimum_positives: int = 1) -> None:
+    """
+    Raises:
+        ValueError: a class that `split` lacks now, though it did not when it was loaded; names it, with counts.
+    """
+    minimum = minimum_positives if split == "test" else 1
+    missing = missing_classes(splits.positives[split], splits.names, minimum, task.needs_negatives)
+    lacking = [f"{name!r} has {count}" for name, count in missing.items() if name not in splits.left_out[split]]
+    if lacking:
+        raise ValueError(
+            f"{split}_data: of the usable records, {'; '.join(lacking)}. Choose other classes by --labels."
+        )
 
 
 def labelled_share(
@@ -205,11 +221,10 @@ def _columns(own: list[str], rows: np.ndarray, names: list[str]) -> np.ndarray:
     return np.stack([rows[:, place[name]] if name in place else empty for name in names], axis=1)
 
 
-def _refuse(missing: dict[str, str], split: str, on_missing_class: str) -> None:
+def _refuse(missing: dict[str, str], split: str, on_missing_class: str, drawn: bool = False) -> None:
     if missing and on_missing_class == "raise":
         lacking = "; ".join(f"{name!r} has {count}" for name, count in missing.items())
-        raise ValueError(
-            f"{split}_data: {lacking}. Choose other classes with --labels, or set --on_missing_class skip."
-        )
+        which = f"{split}_fraction: in the part of train's patients that it drew," if drawn else f"{split}_data:"
+        raise ValueError(f"{which} {lacking}. Choose other classes with --labels, or set --on_missing_class skip.")
     for name, count in missing.items():
         print(f"{split}: class {name!r} is left out, it has {count}.")

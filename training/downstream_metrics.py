@@ -18,7 +18,8 @@ def classification_scores(
     Args:
         scores, targets: (N, C).
         names: C classes.
-        thresholds: class -> threshold of F1, chosen elsewhere; None: the best on these very data, for validation.
+        thresholds: class -> threshold of F1, chosen elsewhere, a class without one has no F1; None: the best on these
+            very data, for validation.
     Returns:
         "macro_auroc", "macro_f1", and "auroc/<class>", "f1/<class>"; nan where no class can be scored.
     """
@@ -26,7 +27,11 @@ def classification_scores(
     if thresholds is None:
         thresholds = f1_thresholds(scores, targets, names)
     columns = {name: column for column, name in enumerate(names)}
-    f1 = {name: f1_at(scores[:, columns[name]], targets[:, columns[name]], thresholds[name]) for name in auroc}
+    f1 = {
+        name: f1_at(scores[:, columns[name]], targets[:, columns[name]], thresholds[name])
+        for name in auroc
+        if name in thresholds
+    }
     return {
         "macro_auroc": _mean(auroc.values()),
         "macro_f1": _mean(f1.values()),
@@ -36,10 +41,11 @@ def classification_scores(
 
 
 def f1_thresholds(scores: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Class -> the threshold with the greatest F1; 0.5 for a class without positives."""
+    """Class -> the threshold with the greatest F1; none for a class without positives."""
     return {
-        name: best_f1_threshold(scores[:, column], targets[:, column]) if targets[:, column].any() else 0.5
+        name: best_f1_threshold(scores[:, column], targets[:, column])
         for column, name in enumerate(names)
+        if targets[:, column].any()
     }
 
 

@@ -14,6 +14,7 @@ from modeling_cogaze import (
     EgmaForImageClassification,
     EgmaForSemanticSegmentation,
 )
+from modeling_cogaze.losses import class_balanced_focal_loss
 from processing.datasets.records import label_names, label_targets
 from processing.targets import region_masks
 
@@ -57,9 +58,11 @@ class ClassificationTask:
     def build(self, processor, positives: np.ndarray):
         arguments = self.arguments
         if arguments.timm_model:
-            return _timm(arguments.timm_model, self.names)
+            return _timm(arguments.timm_model, self.names, positives.sum(axis=0).tolist())
         model = build_model(self, arguments, processor, {"examples_per_class": positives.sum(axis=0).tolist()})
         if arguments.init_from_disease_head:
+            if not hasattr(model, "take_disease_head"):
+                raise ValueError(f"init_from_disease_head: {arguments.checkpoint} is EGMA's, which has no such head.")
             taken = model.take_disease_head(AutoModelForPreTraining.from_pretrained(arguments.checkpoint))
             print(f"The classifier starts from the disease head for {', '.join(taken)}.")
         return model
@@ -76,10 +79,12 @@ class ClassificationTask:
         return classification_scores(predictions[:, columns], references[:, columns], names, thresholds)
 
 
-def _timm(architecture: str, names: list[str]) -> TimmWrapperForImageClassification:
+def _timm(architecture: str, names: list[str], positives: list[int]) -> TimmWrapperForImageClassification:
     import timm
 
     model = TimmWrapperForImageClassification(TimmWrapperConfig(architecture=architecture, **label_fields(names)))
+    # By the loss of the models beside it.
+    model.loss_function = lambda labels, logits, config: class_balanced_focal_loss(logits, labels, positives)
     # The wrapper draws weights of its own; timm's are made for the architecture.
     model.timm_model = timm.create_model(architecture, num_classes=len(names))
     return model

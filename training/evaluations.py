@@ -299,17 +299,22 @@ def _measure_classifier(
     predictions, targets = predicted(evaluation.data)
     if evaluation.validation is not None:
         thresholds = f1_thresholds(*predicted(evaluation.validation), names)
-    has_f1 = set(names) <= thresholds.keys()
-    if not has_f1:
+    with_f1 = [name for name in names if name in thresholds]
+    if not with_f1:
         evaluation.leave_out("its thresholds need --validation_data", f"{title}, F1")
+    elif with_f1 != names:
+        without = (f"{title}, {name}: F1" for name in names if name not in thresholds)
+        evaluation.leave_out("no validation image shows it, to choose a threshold by", *without)
 
     def scores(rows):
-        chosen = thresholds if has_f1 else dict.fromkeys(names, 0.5)
-        return classification_scores(predictions[rows], targets[rows], names, chosen)
+        return classification_scores(predictions[rows], targets[rows], names, thresholds)
 
     found = scores(slice(None))
+    partial = any(f"auroc/{name}" not in found for name in evaluation.label_names)
+    if partial and measures and evaluation.name in {each["data"] for each in published_measure(measures[0])}:
+        measures = None  # published is the mean over all of this data set's labels
     layout = _class_layout(title, "auroc", "AUROC", names, measures and measures[0])
-    layout |= _class_layout(title, "f1", "F1", names, measures and measures[1]) if has_f1 else {}
+    layout |= _class_layout(title, "f1", "F1", with_f1, measures and measures[1]) if with_f1 else {}
     intervals = bootstrap_intervals(scores, evaluation.data["patient_id"], evaluation.rounds)
     chance = {f"{name}_chance": 0.5 for name in found if "auroc" in name}
     evaluation.add(found | chance | {"class_intervals": intervals}, layout)

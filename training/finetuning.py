@@ -28,16 +28,17 @@ from processing.tokenization import build_tokenizer
 from .alignment_metrics import bootstrap_intervals
 from .arguments import comparable_settings, mapping, refuse_other_settings
 from .data import AlignedAugmentation, keep_good_records, stored_columns
-from .downstream_data import FinetuneCollator, Preparation, Splits, Task, labelled_share, load_splits
+from .downstream_data import FinetuneCollator, Preparation, Splits, Task, labelled_share, load_splits, refuse_emptied
 from .evaluate_alignment import measured_on
 from .files import read_json, write_json
 from .pretrain import FAMILIES
-from .provenance import training_facts
+from .provenance import file_fingerprint, training_facts
 from .tables import write_results
 from .trainer import PartsTrainer
 
 # What may differ between runs whose results stand together.
 NO_SETTING = ("seeds", "bootstrap")
+SETTINGS = "settings.json"
 
 
 @dataclass
@@ -52,7 +53,8 @@ class FinetuneArguments:
     validation_fraction: float = field(default=0.1, metadata={"help": "share of train's patients, without the above"})
     checkpoint: str | None = field(default=None, metadata={"help": "pretraining checkpoint, with its processor"})
     from_scratch: bool = field(
-        default=False, metadata={"help": "random weights: in the checkpoint's shape, or in that of model_size"}
+        default=False,
+        metadata={"help": "random weights, the image encoder's too, in the checkpoint's shape or that of model_size"},
     )
     model_family: Literal["cogaze", "egma"] = field(default="cogaze", metadata={"help": "without a checkpoint"})
     model_size: Literal["tiny", "base"] = field(default="base", metadata={"help": "without a checkpoint"})
@@ -71,7 +73,9 @@ class FinetuneArguments:
     head_learning_rate_factor: float = field(default=10.0, metadata={"help": "learning rate of the head, times this"})
     no_context: bool = field(default=False, metadata={"help": "neither indication nor history"})
     crop: float | None = field(default=None, metadata={"help": "augment: least share of each side kept; off if absent"})
-    exposure: float = field(default=0.2, metadata={"help": "augment: share by which contrast and brightness vary"})
+    exposure: float = field(
+        default=0.2, metadata={"help": "augment: share by which contrast and brightness vary; with crop"}
+    )
     early_stopping_patience: int | None = None
     on_bad_record: Literal["raise", "skip"] = "raise"
     minimum_positives: int = field(default=1, metadata={"help": "a class with fewer in the test is not scored there"})
@@ -102,6 +106,10 @@ def run(task: Task, arguments: FinetuneArguments, training: TrainingArguments) -
         ValueError: unusable arguments or records; patients in two splits; a class that a split lacks; results of other
             settings in `output_dir`.
     """
+    if not 0 < arguments.label_fraction <= 1:
+        raise ValueError(f"label_fraction: {arguments.label_fraction:g} is not above 0 and at most 1.")
+    if arguments.validation_data is None and not 0 < arguments.validation_fraction < 1:
+        raise ValueError(f"validation_fraction: {arguments.validation_fraction:g} is not between 0 and 1.")
     if arguments.seeds < 1:
         raise ValueError(f"seeds: {arguments.seeds}; give 1 or more.")
     if arguments.checkpoint is None and not arguments.from_scratch:
@@ -126,14 +134,16 @@ def run(task: Task, arguments: FinetuneArguments, training: TrainingArguments) -
             print(f"Skipped {sum(reasons.values())} unusable {split} records: {dict(reasons)}")
             rows = np.flatnonzero(np.isin(dataset["image_id"], kept["image_id"]))
             splits.data[split], splits.positives[split] = kept, splits.positives[split][rows]
+            refuse_emptied(task, splits, split, arguments.minimum_positives)
 
     resume = str(training.resume_from_checkpoint).lower() not in ("none", "false")
+    weights = None if arguments.checkpoint is None else file_fingerprint(arguments.checkpoint)
     results = []
     for seed in range(training.seed, training.seed + arguments.seeds):
         own = copy.copy(training)
         own.output_dir, own.seed = str(Path(training.output_dir) / f"seed-{seed}"), seed
-        settings = comparable_settings(arguments, own, NO_SETTING)
-        result = _finished(Path(own.output_dir), settings) if resume else None
+        settings = comparable_settings(arguments, own, NO_SETTING) | {"checkpoint_weights": weights}
+        result = _begin(Path(own.output_dir), settings, resume, training.process_index == 0)
         if result is None:
             result = _run_once(task, arguments, own, splits, processor, prepare, settings, resume)
         results.append(result)
@@ -157,14 +167,18 @@ def build_model(task: Task, arguments: FinetuneArguments, processor, fields: dic
         ValueError: the checkpoint lacks more than the head.
     """
     own = {"freeze_encoder": arguments.linear_probe, "logit_temperature": None}
-    fields = label_fields(task.names) | fields | own | _overrides(arguments)
+    overrides = _overrides(arguments)
+    fields = label_fields(task.names) | fields | own | overrides
     if arguments.checkpoint is None:
         config_class, *_ = FAMILIES[arguments.model_family]
         config = config_class.named(arguments.model_size, vocab_size=len(processor.tokenizer), **fields)
-        return task.models[arguments.model_family](config)
-    config = AutoConfig.from_pretrained(arguments.checkpoint, **fields)
+    else:
+        config = AutoConfig.from_pretrained(arguments.checkpoint, **fields)
     model_class = task.models[config.model_type]
     if arguments.from_scratch:
+        if hasattr(config, "freeze_vision_encoder") and "freeze_vision_encoder" not in overrides:
+            # Random features of a frozen image encoder would be nothing to compare with.
+            config.freeze_vision_encoder = arguments.linear_probe
         return model_class(config)
     model, report = model_class.from_pretrained(
         arguments.checkpoint, config=config, ignore_mismatched_sizes=True, output_loading_info=True
@@ -189,13 +203,26 @@ def _overrides(arguments: FinetuneArguments) -> dict:
     return mapping(arguments.model_overrides, "model_overrides")
 
 
-def _finished(folder: Path, settings: dict) -> dict | None:
-    path = folder / "metrics.json"
-    if not path.is_file():
-        return None
-    result = read_json(path)
-    refuse_other_settings(folder, result["settings"], settings, ", or leave --resume_from_checkpoint out")
-    return result
+def _begin(folder: Path, settings: dict, resume: bool, main_process: bool) -> dict | None:
+    """The result of a finished run, else None with its settings written down.
+
+    Raises:
+        ValueError: the folder holds a run of other settings, or one that is not to be gone on with.
+    """
+    if not resume and any(folder.glob("checkpoint-*")):
+        raise ValueError(
+            f"output_dir: {folder} holds checkpoints of an earlier run; go on with --resume_from_checkpoint True, give "
+            "another folder, or delete that one."
+        )
+    for name in (SETTINGS, "metrics.json") if resume else ():
+        if (folder / name).is_file():
+            found = read_json(folder / name)
+            refuse_other_settings(folder, found.get("settings", found), settings, ", or delete that one")
+            if name == "metrics.json":
+                return found
+    if main_process:
+        write_json(folder / SETTINGS, settings)
+    return None
 
 
 def _run_once(
@@ -259,7 +286,7 @@ def _run_once(
     }
     if trainer.is_world_process_zero():
         processor.save_pretrained(folder)
-        _save_predictions(folder, test.predictions, test.label_ids)
+        _save_predictions(folder, test.predictions, test.label_ids, splits.data["test"]["patient_id"])
         started_from = None if arguments.from_scratch else arguments.checkpoint
         facts = training_facts(trained.metrics["train_runtime"], train, started_from)
         write_json(folder / "training.json", facts | {"train_records": len(train), "processes": training.world_size})
@@ -273,10 +300,11 @@ def _best_epoch(trainer) -> float | None:
     return next((entry["epoch"] for entry in trainer.state.log_history if entry["step"] == best), None)
 
 
-def _save_predictions(folder: Path, predictions: np.ndarray, references: np.ndarray) -> None:
-    """What the test's scores were computed from, in the order of the test images."""
+def _save_predictions(folder: Path, predictions: np.ndarray, references: np.ndarray, patients: list[str]) -> None:
+    """What the test's scores were computed from, in the order of the test images; patients as numbers."""
     partial = folder / "test.safetensors.part"
-    tensors = {"predictions": predictions, "references": references}
+    _, numbers = np.unique(patients, return_inverse=True)
+    tensors = {"predictions": predictions, "references": references, "patients": numbers.astype(np.int64)}
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial)
     os.replace(partial, folder / "test.safetensors")
 

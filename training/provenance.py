@@ -1,5 +1,6 @@
 """What a checkpoint was made from and on, for its card."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from processing.datasets.records import facts_of
 
@@ -52,6 +54,15 @@ def machine_facts() -> dict:
 
 def _public_name(name: str) -> str:
     return Path(name).name if Path(name).is_dir() else name
+
+
+def file_fingerprint(checkpoint: str) -> str | None:
+    """SHA-256 of a checkpoint's weights, in a folder or on the Hub; None where they are not one safetensors file."""
+    path = cached_file(checkpoint, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _earlier_facts(checkpoint: str) -> dict:

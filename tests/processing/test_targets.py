@@ -85,6 +85,14 @@ def test_masks_of_different_size_meet_at_the_larger():
     assert mask.shape == (20, 40) and mask[:2, :2].all() and mask[19, 39] and mask.sum() == 5
 
 
+def test_a_mask_of_other_proportions_is_named():
+    long = picture(np.ones((10, 10)))
+    with pytest.raises(
+        ValueError, match=r"regions\[1\]: the mask of 'b' has 10 x 10 pixels for a radiograph of 400 x 200"
+    ):
+        region_masks(record(region("a", mask=picture(np.ones((20, 40)))), region("b", mask=long)))
+
+
 def test_no_region_is_an_empty_mask_of_the_picture():
     assert region_masks(record()).shape == (1, 20, 40) and not region_masks(record(), ["a", "b"]).any()
 

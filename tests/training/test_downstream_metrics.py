@@ -34,7 +34,7 @@ def test_the_threshold_is_the_best_on_its_own_data():
     for column, name in enumerate(("a", "b")):
         best = max(f1_score(targets[:, column], scores[:, column] >= t) for t in np.unique(scores[:, column]))
         assert f1_score(targets[:, column], scores[:, column] >= thresholds[name]) == pytest.approx(best)
-    assert f1_thresholds(scores, targets * 0, ["a", "b"]) == {"a": 0.5, "b": 0.5}
+    assert f1_thresholds(scores, targets * [1, 0], ["a", "b"]).keys() == {"a"}
 
 
 def test_dice_of_empty_masks_is_one_where_nothing_is_predicted():

@@ -136,6 +136,17 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
     assert finetune_classification.main(resumed)["metrics"] == whole["metrics"]
 
 
+def test_a_run_that_was_cut_off_does_not_go_on_with_other_settings(classified, tmp_path):
+    folder, _ = classified
+    shutil.copytree(folder / "seed-0", tmp_path / "seed-0")
+    (tmp_path / "seed-0" / "metrics.json").unlink()
+    again = flags(tmp_path, label_fraction=0.9, **scratch())
+    with pytest.raises(ValueError, match="seed-0 holds checkpoints of an earlier run"):
+        finetune_classification.main(again)
+    with pytest.raises(ValueError, match="was made with label_fraction = 0.9, now it is 0.5"):
+        finetune_classification.main([*again, "--label_fraction", "0.5", "--resume_from_checkpoint", "True"])
+
+
 def test_a_linear_probe_leaves_the_checkpoints_encoder_as_it_was(tiny_checkpoint, tmp_path):
     probe = {"checkpoint": tiny_checkpoint, "linear_probe": True, "num_train_epochs": 1, "weight_decay": 0.1}
     summary = finetune_classification.main(flags(tmp_path, **probe))
@@ -167,6 +178,20 @@ def test_random_weights_in_the_checkpoints_shape(tiny_checkpoint, tmp_path):
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "seed-0")
     assert model.config.num_latents == 4 and model.config.id2label == {0: "Mass", 1: "Fracture"}
     assert model.config.examples_per_class == [24, 16]
+
+
+@pytest.mark.parametrize("linear_probe", [False, True])
+def test_random_weights_are_trained_as_a_whole_though_the_checkpoint_freezes_its_image_encoder(
+    tiny_checkpoint, tmp_path, linear_probe
+):
+    frozen = tmp_path / "frozen"
+    shutil.copytree(tiny_checkpoint, frozen)
+    config = json.loads((frozen / "config.json").read_text()) | {"freeze_vision_encoder": True}
+    (frozen / "config.json").write_text(json.dumps(config))
+    start = {"checkpoint": frozen, "from_scratch": True, "num_train_epochs": 1, "linear_probe": linear_probe}
+    (run,) = finetune_classification.main(flags(tmp_path / "run", **start))["seeds"]
+    head = 32 * 2 + 2
+    assert run["trained_parameters"] == head if linear_probe else run["trained_parameters"] > 0.9 * run["parameters"]
 
 
 def test_a_timm_model_takes_the_same_pixels(tmp_path):
@@ -239,6 +264,32 @@ def test_classes_that_a_split_lacks_are_named(shapes, tmp_path):
         finetune_segmentation.main(flags(tmp_path, **scratch()))
 
 
+def test_masks_name_a_class_that_training_lacks(shapes, tmp_path):
+    own = shapes["train"]
+    without = [[region for region in regions if region["label"] == "Mass"] for regions in own["regions"]]
+    shapes["train"] = records("train", regions=lambda index: without[index])
+    with pytest.raises(ValueError, match="train_data: 'Fracture' has 0 positives and 48 negatives"):
+        finetune_segmentation.main(flags(tmp_path, **scratch()))
+    run = flags(tmp_path, num_train_epochs=1, on_missing_class="skip", **scratch())
+    assert finetune_segmentation.main(run)["labels"] == ["Mass"]
+
+
+def test_a_class_that_no_validation_image_shows_has_no_f1(shapes, tmp_path):
+    shapes["validation"] = records("validation", labels=lambda index: [int(index % 2 == 0), 0, 0])
+    run = flags(tmp_path, num_train_epochs=1, on_missing_class="skip", **scratch())
+    summary = finetune_classification.main(run)
+    assert summary["left_out"]["validation"] == {"Fracture": "0 positives and 16 negatives"}
+    metrics = {name: metric["mean"] for name, metric in summary["metrics"].items()}
+    assert {"auroc/Mass", "auroc/Fracture", "f1/Mass"} < metrics.keys() and "f1/Fracture" not in metrics
+    assert metrics["macro_f1"] == metrics["f1/Mass"]
+
+
+def test_a_class_whose_records_are_all_unusable_is_named(shapes, tmp_path):
+    shapes["train"] = records("train", view_position=lambda index: "PA" if index % 3 else "UPSIDE DOWN")
+    with pytest.raises(ValueError, match="train_data: of the usable records, 'Fracture' has 0 positives and 32 neg"):
+        finetune_classification.main(flags(tmp_path, on_bad_record="skip", **scratch()))
+
+
 def test_a_share_that_leaves_a_class_empty_is_refused(shapes, tmp_path):
     shapes["train"] = records("train", labels=lambda index: [int(index < 8), int(index >= 24), 0])
     with pytest.raises(
@@ -250,7 +301,7 @@ def test_a_share_that_leaves_a_class_empty_is_refused(shapes, tmp_path):
 def test_masks_of_another_size_are_refused_before_the_first_step(shapes, tmp_path):
     narrow = {"label": "Mass", "box": [0.0, 0.0, 1.0, 1.0], "mask": Image.new("L", (64, 32), 255), "sentence": -1}
     shapes["train"] = records("train", regions=lambda index: [narrow] if index == 5 else picture(index, True, True)[1])
-    with pytest.raises(ValueError, match=r"record 5 \(image i5\): .*masks\[0\]: 64 x 32 pixels"):
+    with pytest.raises(ValueError, match=r"record 5 \(image i5\): .*mask of 'Mass' has 64 x 32 pixels"):
         finetune_segmentation.main(flags(tmp_path, **scratch()))
     summary = finetune_segmentation.main(flags(tmp_path, on_bad_record="skip", num_train_epochs=1, **scratch()))
     assert summary["images"]["train"] == 47
@@ -263,7 +314,10 @@ def test_masks_of_another_size_are_refused_before_the_first_step(shapes, tmp_pat
         ({"test_data": '{"name": "train"}'}, "test: patient p0 is in train|test: patient .* is in train"),
         ({"seeds": 0}, "seeds: 0"),
         ({"from_scratch": False}, "checkpoint: give"),
-        ({"validation_data": None, "validation_fraction": 1.0}, "leaves nothing to train on"),
+        ({"validation_data": None, "validation_fraction": 0.999}, "leaves nothing to train on"),
+        ({"validation_data": None, "validation_fraction": 1.0}, "validation_fraction: 1 is not between 0 and 1"),
+        ({"label_fraction": 0.0}, "label_fraction: 0 is not above 0"),
+        ({"label_fraction": 1.5}, "label_fraction: 1.5 is not above 0 and at most 1"),
         ({"init_from_disease_head": True}, "init_from_disease_head"),
         ({"timm_model": "test_resnet", "linear_probe": True}, "timm_model"),
     ],

@@ -1,8 +1,11 @@
 """Label curves on pictures of two shapes."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.training.runs import flags
 from tests.training.shapes import SIZES, records
@@ -29,18 +32,43 @@ def test_each_start_has_a_point_per_share(arguments, tmp_path, capsys, task):
     assert (
         len({(folder / f"{start}-1" / "metrics.json").read_text() for start in ("pretrained", "random-weights")}) == 2
     )
+    for own, scratch in zip(result["curves"]["pretrained"], result["curves"]["random weights"], strict=True):
+        value, low, high = own["above_scratch"]
+        assert value == pytest.approx(own["mean"] - scratch["mean"]) and low <= high
+        assert scratch["above_scratch"][0] == 0
     table = (folder / "table.md").read_text()
     assert table in capsys.readouterr().out and "| 50% |" in table and "| 100% |" in table
+    # The checkpoint's pretraining has seen labels.
+    assert "| pretrained † | above random weights | random weights |" in table
     assert (folder / "curves.png").stat().st_size > 1000
 
 
-def test_what_is_finished_is_not_run_again(arguments, tmp_path):
-    alone = ["classification", *arguments, "--starts", "pretrained"]
-    first = run_label_curves.main(alone)
+def test_what_is_finished_is_not_run_again_and_another_checkpoint_is_not_mixed_in(arguments, tiny_checkpoint, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    own = ["classification", *arguments, "--checkpoint", str(checkpoint)]
+    first = run_label_curves.main(own)
     weights = tmp_path / "classification" / "pretrained-1" / "seed-0" / "model.safetensors"
     written = weights.stat().st_mtime_ns
-    assert run_label_curves.main(alone) == first
+    assert run_label_curves.main(own) == first
     assert weights.stat().st_mtime_ns == written
+    tensors = {name: tensor + 1 for name, tensor in load_file(checkpoint / "model.safetensors").items()}
+    save_file(tensors, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="was made with checkpoint_weights"):
+        run_label_curves.main(own)
+
+
+def test_several_checkpoints_stand_beside_random_weights(arguments, tiny_checkpoint, tmp_path):
+    other = tmp_path / "without labels"
+    shutil.copytree(tiny_checkpoint, other)
+    both = ["classification", *arguments, "--fractions", "1", "--epochs", "1", "--checkpoint", tiny_checkpoint]
+    result = run_label_curves.main([*both, str(other)])
+    names = [Path(tiny_checkpoint).name, "without labels", "random weights"]
+    assert list(result["curves"]) == names
+    same, again, _ = (result["curves"][name][0]["mean"] for name in names)
+    assert same == again
+    with pytest.raises(ValueError, match="two folders are called"):
+        run_label_curves.main([*both, tiny_checkpoint])
 
 
 def test_shares_and_epochs_belong_together(arguments):
