@@ -101,8 +101,8 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         classifier_pooling: "mean" classifies the global feature, "attention" each label's own mean of the tokens.
         classifier_loss: "focal" (paper) is class-balanced, "cross_entropy" neither focal nor balanced; per label or,
             for exclusive classes, over the softmax, as `problem_type` says.
-        examples_per_class: training examples per label of the classifier, for the class-balanced weights; None weighs
-            all alike.
+        examples_per_class: training examples per label of the classifier, for the class-balanced weights, which weigh
+            labels against each other (one alone is left as it is); None weighs all alike.
         class_balance_beta, focal_gamma: beta and gamma of the class-balanced focal loss.
         logit_temperature: one per label, by which the classifier divides its logits after the loss, so that its
             probabilities are calibrated (Guo et al., ICML 2017); None leaves them as they are.

@@ -20,11 +20,11 @@ from transformers import AutoConfig
 
 from .arguments import parse_arguments
 from .calibration import calibration_scores, fit_temperatures
-from .classifiers import as_in_finetuning, finetune_record, open_classifier
+from .classifiers import as_in_finetuning, drawn_validation, finetune_record, open_classifier
 from .data import load_data
 from .draw import draw_calibration
-from .evaluate_alignment import measured_on
 from .files import write_json
+from .provenance import measured_on
 from .subsets import check_patients_apart, missing_classes
 
 
@@ -54,14 +54,14 @@ def main(argv: list[str] | None = None) -> dict:
     folder = Path(arguments.checkpoint)
     if not folder.is_dir():
         raise ValueError(f"checkpoint: no folder {folder}; temperatures are saved where the model lies.")
-    chosen = {
-        name: as_in_finetuning(folder, name, getattr(arguments, name))
-        for name in ("no_context", "validation_data", "test_data")
-    }
-    options = {"use_context": not chosen["no_context"], "batch_size": arguments.batch_size}
+    drawn = drawn_validation(folder) if arguments.validation_data is None else None
+    data = {} if drawn is None else {"validation": drawn}
+    wanted = ("no_context", *(f"{split}_data" for split in ("validation", "test") if split not in data))
+    chosen = {name: as_in_finetuning(folder, name, getattr(arguments, name)) for name in wanted}
+    options = {"use_context": not chosen.pop("no_context"), "batch_size": arguments.batch_size}
     classifier = open_classifier(arguments.checkpoint, arguments.device, **options)
     names = classifier.names
-    data = {split: load_data(chosen[f"{split}_data"], f"{split}_data") for split in ("validation", "test")}
+    data |= {name.removesuffix("_data"): load_data(spec, name) for name, spec in chosen.items()}
     check_patients_apart({split: dataset["patient_id"] for split, dataset in data.items()})
     targets = {split: classifier.targets(dataset) for split, dataset in data.items()}
     for name, count in missing_classes(targets["validation"], names).items():

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from tqdm import tqdm
 from transformers import AutoModelForImageClassification, AutoProcessor
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 from processing.datasets.records import label_names, label_targets
 
-from .downstream_data import FinetuneCollator
+from .downstream_data import FinetuneCollator, load_splits
+from .downstream_tasks import ClassificationTask
 from .files import read_json
 
 
@@ -113,4 +115,20 @@ def as_in_finetuning(checkpoint: str | Path, name: str, given=None, flag: str | 
     return value
 
 
-__all__ = ["Classifier", "as_in_finetuning", "finetune_record", "open_classifier"]
+def drawn_validation(checkpoint: str | Path) -> Dataset | None:
+    """The validation images that fine-tuning drew from train's patients; None where it was given some."""
+    settings = finetune_record(checkpoint).get("settings", {})
+    if "validation_fraction" not in settings or settings.get("validation_data") is not None:
+        return None
+    splits = load_splits(
+        ClassificationTask(None),
+        {split: settings[f"{split}_data"] for split in ("train", "test")},
+        settings["labels"],
+        settings["validation_fraction"],
+        settings["on_missing_class"],
+        settings["minimum_positives"],
+    )
+    return splits.data["validation"]
+
+
+__all__ = ["Classifier", "as_in_finetuning", "drawn_validation", "finetune_record", "open_classifier"]

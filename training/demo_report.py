@@ -8,10 +8,10 @@ from processing.datasets.phantom_labeler import phantom_labels
 from processing.datasets.records import CHEXBERT_OBSERVATIONS, label_targets
 
 from . import train_report_generator
-from .evaluate_alignment import ON_PHANTOM
 from .figures import grounding_figure
 from .files import write_json
 from .generate_reports import write_rows
+from .provenance import ON_PHANTOM
 from .report_metrics import MetricOptions
 from .report_writing import FRONTAL, ReportWriter, one_per_study, open_writer, score_rows
 

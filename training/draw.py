@@ -30,9 +30,9 @@ from .calibration import calibration_scores, reliability
 from .classifiers import Classifier, as_in_finetuning, open_classifier
 from .data import load_data
 from .downstream_data import chosen_names
-from .evaluate_alignment import ON_PHANTOM
 from .evaluate_classes import exclusive_classes
 from .figures import features_figure, maps_figure, reliability_figure
+from .provenance import ON_PHANTOM
 from .saliency import activation_maps, latent_attention, pooling_attention
 from .scorers import Scorer, load_scorer
 

@@ -41,10 +41,10 @@ from .arguments import mapping, parse_arguments
 from .data import load_data
 from .feature_cache import weights_fingerprint
 from .files import write_json
+from .provenance import measured_on
 from .scorers import Scorer, load_scorer
 
 PROMPTS = Path(__file__).parent / "configs" / "prompts.yaml"
-ON_PHANTOM = "Measured on rendered radiographs: it shows that the software works, not that it is clinically useful."
 
 
 @dataclass
@@ -80,12 +80,6 @@ def main(argv: list[str] | None = None) -> dict:
     if arguments.output:
         write_json(arguments.output, metrics)
     return metrics
-
-
-def measured_on(dataset) -> str:
-    """How many images of how many patients, and of rendered ones what they are worth."""
-    counts = f"{len(dataset)} images of {len(set(dataset['patient_id']))} patients."
-    return f"{counts} {ON_PHANTOM}" if facts_of(dataset).get("source") == "phantom" else counts
 
 
 def evaluate(scorer: Scorer, train, validation, test, gallery, prompts: dict, rounds: int = 200) -> dict:

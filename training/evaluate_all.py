@@ -25,9 +25,9 @@ from processing.datasets.records import facts_of, label_names
 from .arguments import mapping, parse_arguments
 from .classifiers import finetune_record
 from .data import keep_good_records, load_data
-from .evaluate_alignment import measured_on
 from .evaluations import KINDS, Evaluation, Score, phantom_gallery
-from .files import write_json, write_text
+from .files import read_json, write_json, write_text
+from .provenance import measured_on
 from .subsets import check_patients_apart
 from .tables import markdown_table, with_interval
 
@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> dict:
     if facts.get("split") in (None, "train"):
         of = "the training split" if facts.get("split") else "no one split"
         evaluation.notes.append(f"The images are of {of}: the checkpoint may have been trained on these patients.")
+    evaluation.notes += seen_before(arguments.model, record.get("settings", {}), facts)
     kind.measure(arguments.model, evaluation)
     result = {
         "model": Path(arguments.model).name if Path(arguments.model).is_dir() else arguments.model,
@@ -150,6 +151,29 @@ def read_architecture(model: str) -> str:
     if config.model_type not in ("cogaze", "cogaze_prefix", "egma") or not architecture.endswith(tuple(KINDS)):
         raise ValueError(f"model: {model} is a {architecture or config.model_type}; give a CoGaze or an EGMA.")
     return architecture
+
+
+def seen_before(model: str, settings: dict, facts: dict) -> list[str]:
+    """What of the checkpoint's making is recorded to have been of the data's own source and split.
+
+    Args:
+        settings: of its fine-tuning. facts: of the data.
+    """
+    own = (facts.get("source"), facts.get("split"))
+    if None in own:
+        return []
+    path = Path(model) / "training.json"
+    step, trained = read_json(path) if path.is_file() else {}, []
+    while step:
+        trained.append(step.get("train_data") or {})
+        step = step.get("started_from") or {}
+    notes = []
+    if own in [(data.get("source"), data.get("split")) for data in trained]:
+        notes.append(f"The checkpoint was trained on the same split, {own[0]} {own[1]}.")
+    validation = mapping(settings.get("validation_data"), "validation_data")
+    if own == (validation.get("name"), validation.get("split")):
+        notes.append(f"Its epoch and thresholds were chosen on the same split, {own[0]} {own[1]}.")
+    return notes
 
 
 def usable_records(spec: dict | str, argument: str, processor) -> tuple[Dataset, dict[str, int]]:

@@ -29,11 +29,10 @@ from .alignment_metrics import bootstrap_intervals
 from .arguments import comparable_settings, mapping, refuse_other_settings
 from .data import AlignedAugmentation, keep_good_records, stored_columns
 from .downstream_data import FinetuneCollator, Preparation, Splits, Task, labelled_share, load_splits, refuse_emptied
-from .evaluate_alignment import measured_on
 from .files import read_json, write_json
 from .pretrain import FAMILIES
-from .provenance import file_fingerprint, training_facts
-from .tables import write_results
+from .provenance import file_fingerprint, measured_on, training_facts
+from .tables import markdown_table, with_interval, write_results
 from .trainer import PartsTrainer
 
 # What may differ between runs whose results stand together.
@@ -353,15 +352,14 @@ def _counted(names: list[str], positives: np.ndarray) -> dict[str, int]:
 
 
 def markdown(summary: Mapping) -> str:
-    """The metrics as a table: mean over the runs, interval over patients, standard deviation over the runs."""
+    """The metrics as a table: means over the runs with intervals, standard deviations over the runs."""
     runs = len(summary["seeds"])
-    title = f"{summary['task']}, {runs} run{'s' * (runs > 1)}"
-    lines = [f"| {title} | test | 95 % interval | std over runs |", "|---|---|---|---|"]
+    header = [f"{summary['task']}, {runs} run{'s' * (runs > 1)}", "test", "std over runs"]
+    rows = []
     for name, metric in summary["metrics"].items():
-        interval = "" if metric["interval"] is None else "{:.3f} to {:.3f}".format(*metric["interval"])
         spread = "" if metric["std"] is None else f"{metric['std']:.3f}"
-        lines.append(f"| {name} | {metric['mean']:.3f} | {interval} | {spread} |")
-    lines += ["", f"Measured on {summary['measured_on']}"]
+        rows.append([name, with_interval(metric["mean"], metric["interval"]), spread])
+    lines = [markdown_table(header, rows), "", f"95 % intervals over patients. Measured on {summary['measured_on']}"]
     for split, found in summary["left_out"].items():
         lines += [f"Left out of {split}: {name}, {count}." for name, count in found.items()]
     return "\n".join(lines) + "\n"

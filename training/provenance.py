@@ -16,6 +16,14 @@ from .files import read_json
 
 FACTS = ("train_runtime", "machine", "train_data", "pretrained", "started_from")
 
+ON_PHANTOM = "Measured on rendered radiographs: it shows that the software works, not that it is clinically useful."
+
+
+def measured_on(dataset) -> str:
+    """How many images of how many patients, and of rendered ones what they are worth."""
+    counts = f"{len(dataset)} images of {len(set(dataset['patient_id']))} patients."
+    return f"{counts} {ON_PHANTOM}" if facts_of(dataset).get("source") == "phantom" else counts
+
 
 def training_facts(runtime: float, train, init_from: str | None = None, encoders: Sequence[str | None] = ()) -> dict:
     """What `training.json` says of a run beside its losses, without a path.

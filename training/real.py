@@ -27,7 +27,7 @@ from processing.datasets.records import label_names, label_targets
 from . import finetune_classification
 from .alignment_metrics import auroc_per_label, bootstrap_intervals
 from .files import read_json, slug, write_json, write_text
-from .tables import with_interval
+from .tables import markdown_table, with_interval
 
 CONFIG = Path(__file__).parent / "configs" / "finetune_classification_nih_mini.yaml"
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -166,18 +166,17 @@ def baseline_scores(train: Dataset, targets: np.ndarray, test: Dataset) -> np.nd
 def markdown(results: dict) -> str:
     """One row per model: AUROC with intervals over patients, and how far above random weights."""
     tasks = list(results)
-    columns = [column for task in tasks for column in (f"{task}: AUROC", "above random weights")]
-    lines = ["| | parameters | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    header = ["", "parameters", *(column for task in tasks for column in (f"{task}: AUROC", "above random weights"))]
+    rows = []
     for model in dict.fromkeys(model for task in tasks for model in results[task]["models"]):
-        cells = []
+        parameters = results[tasks[0]]["models"][model].get("parameters")
+        row = [model, f"{parameters / 1e6:.2f} M" if parameters else ""]
         for task in tasks:
             value, *interval = results[task]["models"][model]["macro_auroc"]
-            cells.append(with_interval(value, interval))
-            value, *interval = results[task]["above_scratch"].get(model, {}).get("macro_auroc", [None])
-            cells.append("" if value is None else with_interval(value, interval, "+"))
-        parameters = results[tasks[0]]["models"][model].get("parameters")
-        size = f"{parameters / 1e6:.2f} M" if parameters else ""
-        lines.append(f"| {model} | {size} | " + " | ".join(cells) + " |")
+            above, *of = results[task]["above_scratch"].get(model, {}).get("macro_auroc", [None])
+            row += [with_interval(value, interval), "" if above is None else with_interval(above, of, "+")]
+        rows.append(row)
+    lines = [markdown_table(header, rows)]
     first = results[tasks[0]]
     lines += [
         "",

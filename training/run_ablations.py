@@ -28,13 +28,14 @@ from .arguments import refuse_other_settings
 from .data import load_data
 from .demo_report import most_frequent_scores, scores
 from .evaluate_alignment import PROMPTS, gaze_agreement, read_prompts, retrieval, zero_shot
-from .files import write_text
+from .files import read_json, write_json, write_text
 from .report_writing import one_per_study, open_writer
 from .runs import pretrain_and_score, train_and_score
 from .scorers import Scorer
 from .tables import write_results
 
 CONFIG = Path(__file__).parent / "configs" / "ablations.yaml"
+SCORING = "scoring.json"
 BASELINE_RECORDS = 500  # that the baselines of gaze agreement are averaged over
 
 
@@ -113,10 +114,13 @@ def read_ablations(path: Path) -> dict:
             raise ValueError(f"config: table {key!r} has the base {table['base']!r}, which bases lacks.")
         for row in table["rows"]:
             _require(row, ("label", "changes"), f"a row of table {key!r}")
-            if row.get("preset", next(iter(config["presets"]))) not in config["presets"]:
+        for where, each in (
+            (f"table {key!r}", table),
+            *((f"row {r['label']!r} of table {key!r}", r) for r in table["rows"]),
+        ):
+            if each.get("preset", next(iter(config["presets"]))) not in config["presets"]:
                 raise ValueError(
-                    f"config: row {row['label']!r} of table {key!r} has the preset {row['preset']!r}, none of "
-                    f"{', '.join(config['presets'])}."
+                    f"config: {where} has the preset {each['preset']!r}, none of {', '.join(config['presets'])}."
                 )
         if sum(not row["changes"] for row in table["rows"]) != 1:
             raise ValueError(f"config: table {key!r} needs one row without changes, its reference.")
@@ -157,7 +161,7 @@ def rows_of(config: dict, preset: str, asked: list[str] | None) -> dict[str, dic
     return {
         key: table | {"rows": [dict(row) for row in table["rows"] if row.get("preset", preset) == preset]}
         for key, table in config["tables"].items()
-        if key in (asked or config["tables"])
+        if (key in asked if asked else table.get("preset", preset) == preset)
     }
 
 
@@ -206,6 +210,11 @@ def carry_out(run: Run, folder: Path, seed: int, rounds: int, further: list[str]
         refuse_other_settings(folder, earlier, settings, ", or delete that one")
     else:
         write_text(file, yaml.safe_dump(settings, sort_keys=False))
+    # What it is scored on, apart from what it is trained by.
+    scoring = {"test": run.test, "bootstrap": rounds}
+    if (folder / SCORING).is_file():
+        refuse_other_settings(folder, read_json(folder / SCORING), scoring, ", or delete that one")
+    write_json(folder / SCORING, scoring)
     score = partial(_score, data=run, rounds=rounds)
     metrics = pretrain_and_score(folder, ["--config", str(file), *further], score)
     for checkpoint in folder.glob("checkpoint-*"):

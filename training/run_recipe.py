@@ -12,9 +12,9 @@ import torch
 
 from processing.datasets.phantom import load_phantom, load_phantom_gallery
 
-from .evaluate_alignment import ON_PHANTOM, PROMPTS, evaluate, read_prompts
+from .evaluate_alignment import PROMPTS, evaluate, read_prompts
 from .files import slug
-from .provenance import machine_facts
+from .provenance import ON_PHANTOM, machine_facts
 from .runs import pretrain_and_score
 from .scorers import Scorer
 from .tables import markdown_table, with_interval, write_results

@@ -16,10 +16,9 @@ import torch
 from . import train_report_generator
 from .data import load_data
 from .demo_report import most_frequent_scores, scores
-from .evaluate_alignment import ON_PHANTOM
 from .files import slug
 from .generate_reports import write_rows
-from .provenance import machine_facts
+from .provenance import ON_PHANTOM, machine_facts
 from .report_writing import one_per_study, open_writer, score_rows
 from .runs import train_and_score
 from .tables import markdown_table, with_interval, write_results

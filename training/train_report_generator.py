@@ -189,7 +189,7 @@ VARIANTS = {
 }
 
 
-def _parse(argv: list[str] | None) -> tuple:
+def parse(argv: list[str] | None) -> tuple:
     kinds = (ReportArguments, WritingArguments, MetricOptions, TrainingArguments)
     return parse_arguments(
         kinds, argv, __doc__, EACH_EPOCH | {"metric_for_best_model": "eval_best", "greater_is_better": True}
@@ -198,12 +198,12 @@ def _parse(argv: list[str] | None) -> tuple:
 
 def settings_of(argv: list[str]) -> dict:
     """What results hang on, of these flags."""
-    arguments, writing, _, training = _parse(argv)
+    arguments, writing, _, training = parse(argv)
     return comparable_settings(arguments, training) | writing.options() | {"seed": training.seed}
 
 
 def main(argv: list[str] | None = None) -> dict:
-    arguments, writing, metric_options, training = _parse(argv)
+    arguments, writing, metric_options, training = parse(argv)
     set_seed(training.seed)
     _check(arguments, metric_options)
     train, validation = (load_data(getattr(arguments, f"{s}_data"), f"{s}_data") for s in ("train", "validation"))

@@ -16,8 +16,9 @@ from transformers import AutoModelForImageClassification, AutoProcessor, pipelin
 from modeling_cogaze import CoGazeConfig, CoGazeForImageClassification
 from tests import small
 from tests.training import shapes
-from training import calibrate
+from training import calibrate, downstream_data
 from training.calibration import expected_calibration_error, fit_temperatures, nll, reliability
+from training.downstream_tasks import ClassificationTask
 from training.finetuning import label_fields
 
 
@@ -100,6 +101,26 @@ def classifier(tiny_checkpoint, tmp_path_factory):
 
 
 FLAGS = ["--no_context", "False", "--validation_data", '{"name": "validation"}', "--test_data", '{"name": "test"}']
+
+
+def test_validation_images_that_fine_tuning_drew_are_drawn_again(classifier, data, tmp_path, monkeypatch):
+    known = data | {"train": shapes.records("train")}
+    for module in (calibrate, downstream_data):
+        monkeypatch.setattr(module, "load_data", lambda spec, argument: known[json.loads(spec)["name"]])
+    folder = tmp_path / "calibrated"
+    shutil.copytree(classifier, folder)
+    settings = {"train_data": '{"name": "train"}', "validation_data": None, "test_data": '{"name": "test"}'}
+    settings |= {"validation_fraction": 0.25, "labels": ["Mass", "Fracture"], "on_missing_class": "raise"}
+    settings |= {"minimum_positives": 1, "no_context": False}
+    (folder / "metrics.json").write_text(json.dumps({"settings": settings}))
+    result = calibrate.main(["--checkpoint", str(folder)])
+    splits = downstream_data.load_splits(
+        ClassificationTask(None), {name: settings[f"{name}_data"] for name in ("train", "test")}, None, 0.25, "skip"
+    )
+    given = known | {"validation": splits.data["validation"]}
+    monkeypatch.setattr(calibrate, "load_data", lambda spec, argument: given[json.loads(spec)["name"]])
+    assert len(set(splits.data["validation"]["patient_id"])) == 6
+    assert calibrate.main(["--checkpoint", str(folder), *FLAGS])["temperatures"] == result["temperatures"]
 
 
 @pytest.mark.parametrize("per_label", [False, True])

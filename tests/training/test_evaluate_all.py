@@ -277,6 +277,14 @@ def test_what_fine_tuning_wrote_is_kept_to(classifier, data, sources, tmp_path):
     assert result["scores"]["classification, macro F1"]["value"] == expected["macro_f1"]
     assert result["scores"]["classification, macro AUROC"]["value"] == expected["macro_auroc"]
     assert not result["notes"]
+    record["settings"]["validation_data"] = '{"name": "phantom", "split": "test"}'
+    (folder / "metrics.json").write_text(json.dumps(record))
+    earlier = {"train_data": {"source": "phantom", "split": "test", "records": 9}}
+    (folder / "training.json").write_text(json.dumps({"train_data": {"source": "nih"}, "started_from": earlier}))
+    assert evaluate(folder)["notes"] == [
+        "The checkpoint was trained on the same split, phantom test.",
+        "Its epoch and thresholds were chosen on the same split, phantom test.",
+    ]
     again = evaluate(folder, no_context=False)
     assert again["scores"]["classification, macro AUROC"] != result["scores"]["classification, macro AUROC"]
 

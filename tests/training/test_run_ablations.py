@@ -107,6 +107,8 @@ def test_what_is_finished_is_not_run_again(output, monkeypatch):
     assert run_ablations.main(flags) == summary
     with pytest.raises(ValueError, match="made with learning_rate"):
         run_ablations.main([*flags, "--learning_rate", "0.01"])
+    with pytest.raises(ValueError, match="made with bootstrap = 5, now it is 6"):
+        run_ablations.main([*flags, "--bootstrap", "6"])
 
 
 def test_what_was_cut_off_goes_on(output, tmp_path, monkeypatch):
