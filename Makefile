@@ -6,7 +6,7 @@ OUT ?= outputs
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-egma demo-egma-ablations ablations space pretrain-phantom report-phantom real test test-all lint format metrics-env benchmarks clean
+.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test test-all lint format metrics-env benchmarks clean
 
 setup: $(READY)
 
@@ -27,8 +27,14 @@ demo-egma: setup  ## the same for EGMA (10 minutes on two CPU cores)
 demo-egma-ablations: setup  ## and each of its losses alone (half an hour on two CPU cores)
 	$(BIN)/python -m training.demo_egma --output_dir $(OUT)/demo --ablations clip egf egm
 
-ablations: setup  ## the rows of both papers' ablation tables, one seed each (an hour on two CPU cores)
+ablations: setup  ## the rows of both papers' ablation tables, one seed each (an hour and a half on one CPU core)
 	$(BIN)/python -m training.run_ablations --preset hour --output_dir $(OUT)/ablations
+
+curves: setup  ## shares of the labels of other patients, from what `make pretrain-phantom` pretrained and from scratch
+	$(BIN)/python -m training.run_label_curves classification --output_dir $(OUT)/curves \
+		--checkpoint $(OUT)/recipe/pretrain/full $(OUT)/recipe/pretrain/without-l-cls
+	$(BIN)/python -m training.run_label_curves segmentation --output_dir $(OUT)/curves --epochs 100 30 5 \
+		--checkpoint $(OUT)/recipe/pretrain/full
 
 ifndef COGAZE_MODEL
 space: export COGAZE_MODEL := $(OUT)/demo/cogaze-tiny-report

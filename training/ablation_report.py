@@ -174,13 +174,14 @@ def _series(table: dict, name: str) -> tuple[list[int], np.ndarray, np.ndarray]:
 
 def _dots(axis, table: dict) -> None:
     count = len(table["rows"])
-    for place, (name, title) in enumerate(COLUMNS.items()):
+    shown = [name for name in COLUMNS if any(name in row["scores"] for row in table["rows"])]
+    for place, name in enumerate(shown):
         rows, values, bars = _series(table, name)
-        if rows:
-            height = np.array(rows) + (place - (len(COLUMNS) - 1) / 2) * 0.13
-            axis.errorbar(values, height, xerr=bars, fmt="o", ms=4, lw=1, color=f"C{place}", label=title.lstrip(". "))
-            if name in table["chance"]:
-                axis.axvline(table["chance"][name], ls=":", lw=1, color=f"C{place}")
+        height = np.array(rows) + (place - (len(shown) - 1) / 2) * 0.13
+        color, label = f"C{list(COLUMNS).index(name)}", COLUMNS[name].lstrip(". ")
+        axis.errorbar(values, height, xerr=bars, fmt="o", ms=4, lw=1, color=color, label=label)
+        if name in table["chance"]:
+            axis.axvline(table["chance"][name], ls=":", lw=1, color=color)
     axis.set_yticks(range(count), [row["label"] for row in table["rows"]], fontsize=9)
     axis.set_ylim(count - 0.5, -0.5)
 

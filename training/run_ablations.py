@@ -2,11 +2,12 @@
 
     python -m training.run_ablations --preset hour --output_dir outputs/ablations
 
-Presets: `hour`, one seed in about an hour on two CPU cores, and `full`, several seeds without a limit. Rows, presets
-and published numbers are in training/configs/ablations.yaml. A run is trained and scored once: what is finished is not
-run again, what was cut off goes on from its last epoch. Writes `metrics.json`, `table.md` and `ablations.png` into the
-preset's folder; further flags go to training/pretrain.py. `--downstream` adds a column for each head that it names,
-trained on every run's frozen encoder: a linear classifier, the decoder of masks, a report generator.
+Presets: `hour`, one seed in an hour and a half on one CPU core, less on two, and `full`, several seeds without a limit.
+Rows, presets and published numbers are in training/configs/ablations.yaml. A run is trained and scored once: what is
+finished is not run again, what was cut off goes on from its last epoch. Writes `metrics.json`, `table.md` and
+`ablations.png` into the preset's folder; further flags go to training/pretrain.py. `--downstream` adds a column for
+each head that it names, trained on every run's frozen encoder: a linear classifier, the decoder of masks, a report
+generator.
 """
 
 import argparse
