@@ -89,11 +89,10 @@ def comparable_settings(arguments, training: TrainingArguments, left_out: Sequen
 def refuse_other_settings(folder: Path, earlier: dict, settings: dict, advice: str = "") -> None:
     """
     Raises:
-        ValueError: `folder` was made with `earlier` settings that differ from `settings`; names the first. One that an
-            earlier version did not write down is not compared.
+        ValueError: `folder` was made with `earlier` settings that differ from `settings`; names the first.
     """
     for name, value in settings.items():
-        if name in earlier and earlier[name] != value:
+        if earlier.get(name) != value:
             raise ValueError(
                 f"output_dir: {folder} was made with {name} = {earlier.get(name)!r}, now it is {value!r}; "
                 f"give another folder{advice}."

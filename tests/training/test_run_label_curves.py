@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.training.runs import flags
 from tests.training.shapes import SIZES, records
 from training import downstream_data, run_label_curves
+from training.arguments import refuse_other_settings
 
 
 @pytest.fixture
@@ -74,3 +75,8 @@ def test_several_checkpoints_stand_beside_random_weights(arguments, tiny_checkpo
 def test_shares_and_epochs_belong_together(arguments):
     with pytest.raises(ValueError, match="epochs: 1 numbers for 2 fractions"):
         run_label_curves.main(["classification", *arguments, "--epochs", "1"])
+
+
+def test_a_setting_that_was_not_there_before_is_another(tmp_path):
+    with pytest.raises(ValueError, match="was made with num_beams = None, now it is 4"):
+        refuse_other_settings(tmp_path, {"seed": 0}, {"seed": 0, "num_beams": 4})
