@@ -10,6 +10,11 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from .files import read_json, write_json
+
+# Beside what was trained: what it hangs on.
+SETTINGS_FILE = "settings.json"
+
 
 def parse_arguments(
     kinds: Sequence[type],
@@ -97,6 +102,18 @@ def refuse_other_settings(folder: Path, earlier: dict, settings: dict, advice: s
                 f"output_dir: {folder} was made with {name} = {earlier.get(name)!r}, now it is {value!r}; "
                 f"give another folder{advice}."
             )
+
+
+def hold_to_settings(path: Path, settings: dict) -> None:
+    """Write `settings` to `path`, unless an earlier run in that folder has.
+
+    Raises:
+        ValueError: it has written others; names the first.
+    """
+    if path.is_file():
+        refuse_other_settings(path.parent, read_json(path), settings, ", or delete that one")
+    else:
+        write_json(path, settings)
 
 
 def checkpoint_to_resume(training: TrainingArguments) -> str | None:

@@ -26,7 +26,7 @@ from processing.datasets.records import facts_of
 from processing.tokenization import build_tokenizer
 
 from .alignment_metrics import bootstrap_intervals
-from .arguments import comparable_settings, mapping, refuse_other_settings
+from .arguments import SETTINGS_FILE, comparable_settings, hold_to_settings, mapping, refuse_other_settings
 from .data import AlignedAugmentation, keep_good_records, stored_columns
 from .downstream_data import FinetuneCollator, Preparation, Splits, Task, labelled_share, load_splits, refuse_emptied
 from .files import read_json, write_json
@@ -37,7 +37,7 @@ from .trainer import PartsTrainer
 
 # What may differ between runs whose results stand together.
 NO_SETTING = ("seeds", "bootstrap")
-SETTINGS = "settings.json"
+PREDICTIONS = "test.safetensors"
 
 
 @dataclass
@@ -213,15 +213,16 @@ def _begin(folder: Path, settings: dict, resume: bool, main_process: bool) -> di
             f"output_dir: {folder} holds checkpoints of an earlier run; go on with --resume_from_checkpoint True, give "
             "another folder, or delete that one."
         )
-    for name in (SETTINGS, "metrics.json") if resume else ():
-        if (folder / name).is_file():
-            found = read_json(folder / name)
-            refuse_other_settings(folder, found.get("settings", found), settings, ", or delete that one")
-            if name == "metrics.json":
-                return found
-    if main_process:
-        write_json(folder / SETTINGS, settings)
-    return None
+    file = folder / SETTINGS_FILE
+    if resume and file.is_file():
+        hold_to_settings(file, settings)
+    elif main_process:
+        write_json(file, settings)
+    if not resume or not (folder / "metrics.json").is_file():
+        return None
+    result = read_json(folder / "metrics.json")
+    refuse_other_settings(folder, result["settings"], settings, ", or delete that one")
+    return result
 
 
 def _run_once(
@@ -301,16 +302,25 @@ def _best_epoch(trainer) -> float | None:
 
 def _save_predictions(folder: Path, predictions: np.ndarray, references: np.ndarray, patients: list[str]) -> None:
     """What the test's scores were computed from, in the order of the test images; patients as numbers."""
-    partial = folder / "test.safetensors.part"
+    partial = folder / f"{PREDICTIONS}.part"
     _, numbers = np.unique(patients, return_inverse=True)
     tensors = {"predictions": predictions, "references": references, "patients": numbers.astype(np.int64)}
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial)
-    os.replace(partial, folder / "test.safetensors")
+    os.replace(partial, folder / PREDICTIONS)
+
+
+def kept_predictions(folder: Path, results: list[dict]) -> list[dict[str, np.ndarray]]:
+    """Of each run in `folder`: predictions, references and patients of the test images, in their order.
+
+    Args:
+        results: of the runs, as `metrics.json` has them under "seeds".
+    """
+    return [load_file(Path(folder) / f"seed-{result['seed']}" / PREDICTIONS) for result in results]
 
 
 def _summarise(task: Task, arguments, training: TrainingArguments, splits: Splits, results: list[dict]) -> dict:
     """Mean and standard deviation over the runs, and intervals of the mean over patients."""
-    found = [load_file(Path(training.output_dir) / f"seed-{result['seed']}" / "test.safetensors") for result in results]
+    found = kept_predictions(training.output_dir, results)
 
     def mean_scores(rows: np.ndarray) -> dict[str, float]:
         runs = [

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -27,6 +26,7 @@ from processing.datasets.records import label_names, label_targets
 from . import finetune_classification
 from .alignment_metrics import auroc_per_label, bootstrap_intervals
 from .files import read_json, slug, write_json, write_text
+from .finetuning import kept_predictions
 from .tables import markdown_table, with_interval
 
 CONFIG = Path(__file__).parent / "configs" / "finetune_classification_nih_mini.yaml"
@@ -105,8 +105,7 @@ def compare(runs: dict[str, Path], train: Dataset, test: Dataset, rounds: int) -
     scores = {BASELINE: [baseline_scores(train, known, test)]}
     for model, found in summaries.items():
         own = [found["labels"].index(name) for name in scored]
-        files = [runs[model] / f"seed-{run['seed']}" / "test.safetensors" for run in found["seeds"]]
-        scores[model] = [load_file(file)["predictions"][:, own] for file in files]
+        scores[model] = [kept["predictions"][:, own] for kept in kept_predictions(runs[model], found["seeds"])]
 
     def statistics(rows: np.ndarray) -> dict:
         values = {}

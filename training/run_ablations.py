@@ -25,11 +25,11 @@ from processing.datasets.phantom import GALLERY_CLASSES, load_phantom, load_phan
 
 from . import finetune_classification, finetune_segmentation, train_report_generator
 from .ablation_report import DOWNSTREAM, ablations_figure, markdown, summarise
-from .arguments import refuse_other_settings
+from .arguments import hold_to_settings, refuse_other_settings
 from .data import load_data
 from .demo_report import most_frequent_scores, scores
 from .evaluate_alignment import PROMPTS, gaze_agreement, read_prompts, retrieval, zero_shot
-from .files import read_json, write_json, write_text
+from .files import write_text
 from .report_writing import one_per_study, open_writer
 from .runs import pretrain_and_score, train_and_score
 from .scorers import Scorer
@@ -212,10 +212,7 @@ def carry_out(run: Run, folder: Path, seed: int, rounds: int, further: list[str]
     else:
         write_text(file, yaml.safe_dump(settings, sort_keys=False))
     # What it is scored on, apart from what it is trained by.
-    scoring = {"test": run.test, "bootstrap": rounds}
-    if (folder / SCORING).is_file():
-        refuse_other_settings(folder, read_json(folder / SCORING), scoring, ", or delete that one")
-    write_json(folder / SCORING, scoring)
+    hold_to_settings(folder / SCORING, {"test": run.test, "bootstrap": rounds})
     score = partial(_score, data=run, rounds=rounds)
     metrics = pretrain_and_score(folder, ["--config", str(file), *further], score)
     for checkpoint in folder.glob("checkpoint-*"):

@@ -8,20 +8,21 @@ flags go to training/finetune_classification.py or training/finetune_segmentatio
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 from transformers import AutoConfig
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 
 from . import finetune_classification, finetune_segmentation
 from .alignment_metrics import bootstrap_intervals
-from .downstream_metrics import classification_scores, dice_scores
+from .downstream_data import Task
+from .downstream_tasks import ClassificationTask, SegmentationTask
 from .figures import plt, save_figure
 from .files import slug
+from .finetuning import kept_predictions
 from .tables import markdown_table, with_interval, write_results
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -31,29 +32,21 @@ LOOKS = ["--eval_strategy", "steps", "--eval_steps", "0.05", "--save_strategy", 
 LOOKS += ["--early_stopping_patience", "20", "--warmup_steps", "0.05"]
 
 
-def _macro_auroc(predictions: np.ndarray, references: np.ndarray, names: Sequence[str]) -> float:
-    return classification_scores(predictions, references, names, {})["macro_auroc"]
-
-
-def _dice_lesion(predictions: np.ndarray, references: np.ndarray, names: Sequence[str]) -> float:
-    return dice_scores(predictions[..., 0], predictions[..., 1], references, names)["dice_lesion"]
-
-
-# Task -> script, its config, what counts, and how it follows from the predictions.
+# Name -> script, its config, what counts, and what scores it.
 TASKS = {
     "classification": (
         finetune_classification,
         "finetune_classification_phantom.yaml",
         "macro_auroc",
         "macro AUROC",
-        _macro_auroc,
+        ClassificationTask,
     ),
     "segmentation": (
         finetune_segmentation,
         "finetune_segmentation_phantom.yaml",
         "dice_lesion",
         "Dice, images with a lesion",
-        _dice_lesion,
+        SegmentationTask,
     ),
 }
 
@@ -81,7 +74,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise ValueError(f"epochs: {len(arguments.epochs)} numbers for {len(arguments.fractions)} fractions.")
     starts = starts_of(arguments.checkpoint)
 
-    script, config, metric, title, score = TASKS[arguments.task]
+    script, config, metric, title, kind = TASKS[arguments.task]
     shared = [*LOOKS, *further, "--config", arguments.config or str(CONFIGS / config)]
     shared += ["--seeds", str(arguments.seeds), "--bootstrap", str(arguments.bootstrap)]
     shared += ["--resume_from_checkpoint", "True"]
@@ -95,7 +88,7 @@ def main(argv: list[str] | None = None) -> dict:
             folders[name] = output / f"{slug(name)}-{fraction:g}"
             found[name] = script.main([*shared, *own, *start["flags"], "--output_dir", str(folders[name])])
             measured_on = found[name]["measured_on"]
-        above = above_scratch(folders, found, score, arguments.bootstrap)
+        above = above_scratch(folders, found, kind(None), metric, arguments.bootstrap)
         for name, points in curves.items():
             points.append({"label_fraction": fraction, **found[name]["metrics"][metric], "above_scratch": above[name]})
     supervised = {name: start["label_supervised"] for name, start in starts.items()}
@@ -121,28 +114,24 @@ def starts_of(checkpoints: Sequence[str]) -> dict[str, dict]:
     return starts | {SCRATCH: {"flags": scratch, "label_supervised": False}}
 
 
-def above_scratch(folders: dict[str, Path], found: dict[str, dict], score: Callable, rounds: int) -> dict[str, list]:
+def above_scratch(
+    folders: dict[str, Path], found: dict[str, dict], task: Task, metric: str, rounds: int
+) -> dict[str, list]:
     """[difference from random weights, low, high] of each start, intervals from the same draws of patients for all.
 
     Args:
         folders: start -> where fine-tuning has written. found: start -> what it returned.
-        score: metric of (N, ...) predictions and references of the test images, and the names of their classes.
+        task: of the fine-tuning. metric: of its scores that needs no thresholds.
     """
-    first = found[SCRATCH]
-    scored = [name for name in first["labels"] if name not in first["left_out"]["test"]]
-    columns = [first["labels"].index(name) for name in scored]
-    runs = {
-        name: [load_file(folder / f"seed-{run['seed']}" / "test.safetensors") for run in found[name]["seeds"]]
-        for name, folder in folders.items()
-    }
+    task.names = found[SCRATCH]["labels"]
+    scored = [name for name in task.names if name not in found[SCRATCH]["left_out"]["test"]]
+    runs = {name: kept_predictions(folder, found[name]["seeds"]) for name, folder in folders.items()}
+
+    def score(run: dict[str, np.ndarray], rows: np.ndarray) -> float:
+        return task.scores(run["predictions"][rows], run["references"][rows], {}, scored)[metric]
 
     def statistics(rows: np.ndarray) -> dict[str, float]:
-        means = {
-            name: np.mean(
-                [score(r["predictions"][rows][:, columns], r["references"][rows][:, columns], scored) for r in own]
-            )
-            for name, own in runs.items()
-        }
+        means = {name: np.mean([score(run, rows) for run in own]) for name, own in runs.items()}
         return {name: float(mean - means[SCRATCH]) for name, mean in means.items()}
 
     patients = runs[SCRATCH][0]["patients"]

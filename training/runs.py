@@ -7,11 +7,9 @@ import torch
 from transformers import TrainingArguments
 
 from . import pretrain
-from .arguments import comparable_settings, parse_arguments, refuse_other_settings
+from .arguments import SETTINGS_FILE, comparable_settings, hold_to_settings, parse_arguments
 from .files import read_json, write_json
 from .scorers import Scorer, load_scorer
-
-SETTINGS = "settings.json"
 
 
 def pretrain_and_score(folder: Path, flags: Sequence[str], score: Callable[[Scorer], dict]) -> dict:
@@ -46,10 +44,7 @@ def train_and_score(folder: Path, settings: dict, train: Callable[[list[str]], o
     Raises:
         ValueError: the folder holds a run of other settings.
     """
-    if (folder / SETTINGS).is_file():
-        refuse_other_settings(folder, read_json(folder / SETTINGS), settings, ", or delete that one")
-    else:
-        write_json(folder / SETTINGS, settings)
+    hold_to_settings(folder / SETTINGS_FILE, settings)
     if (folder / "metrics.json").is_file():
         return read_json(folder / "metrics.json")
     if not (folder / "training.json").is_file():
