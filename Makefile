@@ -22,18 +22,18 @@ demo: setup  ## render, pretrain, evaluate on unseen patients, write reports (25
 	$(BIN)/python -m training.demo --output_dir $(OUT)/demo
 
 demo-egma: setup  ## the same for EGMA (10 minutes on two CPU cores)
-	$(BIN)/python -m training.demo_egma --output_dir $(OUT)/demo
+	$(BIN)/python -m training.experiments.demo_egma --output_dir $(OUT)/demo
 
 demo-egma-ablations: setup  ## and each of its losses alone (half an hour on two CPU cores)
-	$(BIN)/python -m training.demo_egma --output_dir $(OUT)/demo --ablations clip egf egm
+	$(BIN)/python -m training.experiments.demo_egma --output_dir $(OUT)/demo --ablations clip egf egm
 
 ablations: setup  ## the rows of both papers' ablation tables, one seed each (an hour and a half on one CPU core)
-	$(BIN)/python -m training.run_ablations --preset hour --output_dir $(OUT)/ablations
+	$(BIN)/python -m training.experiments.ablations --preset hour --output_dir $(OUT)/ablations
 
 curves: setup  ## shares of the labels of other patients, from what `make pretrain-phantom` pretrained and from scratch
-	$(BIN)/python -m training.run_label_curves classification --output_dir $(OUT)/curves \
+	$(BIN)/python -m training.experiments.label_curves classification --output_dir $(OUT)/curves \
 		--checkpoint $(OUT)/recipe/pretrain/full $(OUT)/recipe/pretrain/without-l-cls
-	$(BIN)/python -m training.run_label_curves segmentation --output_dir $(OUT)/curves --epochs 100 30 5 \
+	$(BIN)/python -m training.experiments.label_curves segmentation --output_dir $(OUT)/curves --epochs 100 30 5 \
 		--checkpoint $(OUT)/recipe/pretrain/full
 
 ifndef COGAZE_MODEL
@@ -44,13 +44,13 @@ space: setup  ## the Space on what `make demo` wrote; COGAZE_MODEL names another
 	$(BIN)/python spaces/report_generation/app.py
 
 pretrain-phantom: setup  ## the longer recipe, and beside it without gaze and without labels
-	$(BIN)/python -m training.run_recipe --output_dir $(OUT)/recipe/pretrain
+	$(BIN)/python -m training.experiments.pretraining_recipe --output_dir $(OUT)/recipe/pretrain
 
 report-phantom: setup  ## report generators on what that pretrained: free text, without context, structured, prefix
-	$(BIN)/python -m training.run_report_recipe --checkpoint $(OUT)/recipe/pretrain/full --output_dir $(OUT)/recipe/reports
+	$(BIN)/python -m training.experiments.report_recipe --checkpoint $(OUT)/recipe/pretrain/full --output_dir $(OUT)/recipe/reports
 
 real: setup  ## on real radiographs: fine-tuned from what `make demo` pretrained, from scratch, and beside baselines
-	$(BIN)/python -m training.real --checkpoint $(OUT)/demo/cogaze-tiny --output_dir $(OUT)/real
+	$(BIN)/python -m training.experiments.real --checkpoint $(OUT)/demo/cogaze-tiny --output_dir $(OUT)/real
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
@@ -67,7 +67,7 @@ format: setup
 	$(BIN)/ruff format .
 
 metrics-env: setup  ## the environment of the report metrics that need packages of their own
-	$(BIN)/python -m training.report_metrics.environment
+	$(BIN)/python -m training.metrics.reports.environment
 
 benchmarks: setup
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 from transformers import BitImageProcessor
 
 from processing.datasets import load
-from processing.datasets.shards import MANIFEST, write_shards
-from processing.datasets.streaming import RecordStream
+from processing.datasets.storage.shards import MANIFEST, write_shards
+from processing.datasets.storage.streaming import RecordStream
 from processing.processing_cogaze import CoGazeProcessor
 from processing.tokenization import build_tokenizer
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from modeling_cogaze import EgmaConfig, EgmaForPreTraining
-from modeling_cogaze.losses import egf_loss, egm_loss, gaze_strengths, pad_sentences
+from modeling_cogaze.losses_egma import egf_loss, egm_loss, gaze_strengths, pad_sentences
 
 SCALE, THRESHOLD = 1 / 0.07, 1 / 7
 

@@ -15,13 +15,13 @@ import argparse
 
 import numpy as np
 
-from processing.datasets.phantom import ORIGINAL_SIZE
-from processing.datasets.phantom_gaze import simulate_reading
-from processing.datasets.phantom_rendering import render_study
-from processing.datasets.phantom_study import draw_study
-from processing.datasets.phantom_text import write_report
+from processing.datasets.phantom.gaze import simulate_reading
+from processing.datasets.phantom.loading import ORIGINAL_SIZE
+from processing.datasets.phantom.rendering import render_study
+from processing.datasets.phantom.study import draw_study
+from processing.datasets.phantom.text import write_report
 from processing.gaze import gaze_targets
-from training.alignment_metrics import gaze_pointing_game, mean_intervals
+from training.metrics.alignment import gaze_pointing_game, mean_intervals
 
 
 def main(argv: list[str] | None = None) -> dict:

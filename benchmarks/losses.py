@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from modeling_cogaze.losses import gaze_similarity, soft_gaze_loss
+from modeling_cogaze.losses_cogaze import gaze_similarity, soft_gaze_loss
 
 SCALE = 1 / 0.07
 

@@ -16,8 +16,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 def render(task):
     """Number of images of one study."""
-    from processing.datasets.phantom_rendering import render_study
-    from processing.datasets.phantom_study import draw_study
+    from processing.datasets.phantom.rendering import render_study
+    from processing.datasets.phantom.study import draw_study
 
     index, size = task
     return len(render_study(draw_study("train", index)[0], size))
@@ -34,7 +34,7 @@ def images_per_second(processes, studies, size):
 def library_seconds(processes):
     from datasets import config
 
-    from processing.datasets import phantom_anatomy
+    from processing.datasets.phantom import anatomy as phantom_anatomy
 
     kept = config.HF_DATASETS_CACHE
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +57,7 @@ def main():
     for name in THREADS:
         os.environ[name] = "1"
 
-    from processing.datasets.phantom_anatomy import BODIES, build_library
+    from processing.datasets.phantom.anatomy import BODIES, build_library
 
     build_library(2)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {arguments.studies} studies of one or two images")

@@ -5,7 +5,7 @@ from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from .distributed import SharedBatchNorm2d
-from .losses import class_balanced_focal_loss
+from .losses_cogaze import class_balanced_focal_loss
 from .losses_downstream import class_balanced_softmax_focal_loss, segmentation_loss
 
 

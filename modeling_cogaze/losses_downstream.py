@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .losses import class_balanced_focal_loss, class_balanced_weights
+from .losses_cogaze import class_balanced_focal_loss, class_balanced_weights
 
 
 def class_balanced_softmax_focal_loss(

@@ -21,7 +21,7 @@ from .dual_encoder import (
     zero_through,
 )
 from .encoders import build_text_encoder, build_vision_encoder, first_tokens, vision_tokens
-from .losses import (
+from .losses_cogaze import (
     class_balanced_focal_loss,
     gaze_similarity,
     hybrid_positive_contrastive_loss,

@@ -12,13 +12,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, is_peft_available
 
 from .configuration_cogaze_prefix import PREFIX_LATENTS, CoGazePrefixConfig
 from .modeling_cogaze import CoGazeForPreTraining
-from .report_generation import (
-    NOT_FOR_GENERATION,
-    EncodedImages,
-    GroundingMixin,
-    probabilities_of,
-    report_loss,
-)
+from .report_generation import NOT_FOR_GENERATION, EncodedImages, GroundingMixin, probabilities_of, report_loss
 
 if is_peft_available():
     from peft import LoraConfig

@@ -11,23 +11,16 @@ from transformers.utils import ModelOutput
 from .configuration_dual_encoder import vision_width
 from .configuration_egma import EgmaConfig
 from .distributed import gather_with_grad, world_size
-from .dual_encoder import (
-    DualEncoderMixin,
-    DualEncoderPreTrainedModel,
-    mask_of,
-    masked_token_mean,
-    unit,
-    zero_through,
-)
+from .dual_encoder import DualEncoderMixin, DualEncoderPreTrainedModel, mask_of, masked_token_mean, unit, zero_through
 from .encoders import build_text_encoder, build_vision_encoder, vision_tokens
-from .losses import (
+from .losses_cogaze import gaze_similarity
+from .losses_egma import (
     egf_loss,
     egm_loss,
     fill_empty_targets,
     fine_grained_contrastive_loss,
     fine_grained_similarity,
     gaze_label_loss,
-    gaze_similarity,
     gaze_strengths,
     pad_sentences,
     sentence_counts,

@@ -5,7 +5,7 @@ from torch import nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .configuration_egma import EgmaConfig
-from .losses import gaze_similarity
+from .losses_cogaze import gaze_similarity
 from .modeling_egma import EgmaModel, EgmaPreTrainedModel
 from .report_generation import EncodedImages, ReportGenerationMixin
 

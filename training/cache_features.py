@@ -23,12 +23,12 @@ if __package__ in (None, ""):  # run as a file, by `accelerate launch`
 
 from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, CoGazeModel
 from processing import CoGazeProcessor
-from processing.datasets.shards import size_in_bytes
+from processing.datasets.storage.shards import size_in_bytes
 from processing.radiographs import read_radiograph
 
-from .arguments import mapping, parse_arguments
-from .data import load_data
-from .feature_cache import encoder_fingerprint, finished, picture_settings, write_index, write_shard
+from .data.feature_cache import encoder_fingerprint, finished, picture_settings, write_index, write_shard
+from .data.loading import load_data
+from .runs.command_line import mapping, parse_arguments
 
 
 @dataclass

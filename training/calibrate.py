@@ -18,14 +18,14 @@ import numpy as np
 from scipy.special import expit, logit
 from transformers import AutoConfig
 
-from .arguments import parse_arguments
-from .calibration import calibration_scores, fit_temperatures
-from .classifiers import as_in_finetuning, drawn_validation, finetune_record, open_classifier
-from .data import load_data
+from .data.loading import load_data
+from .downstream.classifiers import as_in_finetuning, drawn_validation, finetune_record, open_classifier
+from .downstream.subsets import check_patients_apart, missing_classes
 from .draw import draw_calibration
-from .files import write_json
-from .provenance import measured_on
-from .subsets import check_patients_apart, missing_classes
+from .metrics.calibration import calibration_scores, fit_temperatures
+from .runs.command_line import parse_arguments
+from .runs.files import write_json
+from .runs.provenance import measured_on
 
 
 @dataclass

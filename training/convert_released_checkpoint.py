@@ -34,8 +34,7 @@ from modeling_cogaze import CoGazePrefixConfig, CoGazePrefixForConditionalGenera
 from processing import CoGazePrefixProcessor, CoGazeProcessor, EgmaProcessor
 from processing.tokenization import cogaze_tokenizer
 
-from .files import write_json
-from .released_weights import (
+from .hub.released_weights import (
     ReleasedWeights,
     convert_cogaze,
     convert_egma,
@@ -43,6 +42,7 @@ from .released_weights import (
     read_checkpoint,
     read_view_positions,
 )
+from .runs.files import write_json
 
 DISTILGPT2, BIO_CLINICAL_BERT = "distilbert/distilgpt2", "emilyalsentzer/Bio_ClinicalBERT"
 RAD_DINO, LLAMA = "microsoft/rad-dino", "meta-llama/Llama-3.2-3B-Instruct"

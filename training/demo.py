@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from processing.datasets.nih import MINI_COLUMNS, load_nih
-from processing.datasets.phantom import load_phantom, load_phantom_gallery
+from processing.datasets.phantom.loading import load_phantom, load_phantom_gallery
+from processing.datasets.sources.nih import MINI_COLUMNS, load_nih
 
 from . import pretrain
-from .demo_report import demo_reports
 from .draw import draw_gaze
-from .evaluate_alignment import PROMPTS, against_normal, evaluate, read_prompts
-from .files import write_json
-from .scorers import Scorer, load_scorer
-from .shortcuts import shortcut_auroc
+from .evaluation.alignment import PROMPTS, against_normal, evaluate, read_prompts
+from .evaluation.scorers import Scorer, load_scorer
+from .evaluation.shortcuts import shortcut_auroc
+from .experiments.demo_report import demo_reports
+from .runs.files import CONFIGS, write_json
 
-CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
+CONFIG = CONFIGS / "pretrain" / "demo.yaml"
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -24,17 +24,17 @@ from sklearn.manifold import TSNE
 from processing.datasets.records import facts_of, label_names
 from processing.radiographs import read_radiograph
 
-from .alignment_metrics import retrieval_scores
-from .arguments import parse_arguments
-from .calibration import calibration_scores, reliability
-from .classifiers import Classifier, as_in_finetuning, open_classifier
-from .data import load_data
-from .downstream_data import chosen_names
-from .evaluate_classes import exclusive_classes
-from .figures import features_figure, maps_figure, reliability_figure
-from .provenance import ON_PHANTOM
-from .saliency import activation_maps, latent_attention, pooling_attention
-from .scorers import Scorer, load_scorer
+from .data.loading import load_data
+from .downstream.classifiers import Classifier, as_in_finetuning, open_classifier
+from .downstream.data import chosen_names
+from .evaluation.classes import exclusive_classes
+from .evaluation.scorers import Scorer, load_scorer
+from .figures.drawing import features_figure, maps_figure, reliability_figure
+from .figures.saliency import activation_maps, latent_attention, pooling_attention
+from .metrics.alignment import retrieval_scores
+from .metrics.calibration import calibration_scores, reliability
+from .runs.command_line import parse_arguments
+from .runs.provenance import ON_PHANTOM
 
 PANELS = {"no_context": "image alone", "context": "image and clinical context"}
 NEIGHBOURS = 10

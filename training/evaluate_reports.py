@@ -17,10 +17,8 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "training"
 
-from .arguments import parse_arguments
-from .files import write_json, write_text
-from .published import published_scores, report_note
-from .report_metrics import (
+from .evaluation.published import published_scores, report_note
+from .metrics.reports import (
     FREE_TEXT_FAMILIES,
     STRUCTURED_FAMILIES,
     MetricOptions,
@@ -28,6 +26,8 @@ from .report_metrics import (
     read_predictions,
     score_reports,
 )
+from .runs.command_line import parse_arguments
+from .runs.files import write_json, write_text
 
 GROUPS = {"free_text": FREE_TEXT_FAMILIES, "structured": STRUCTURED_FAMILIES}
 EXIT_MISSING = 3

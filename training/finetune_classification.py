@@ -1,6 +1,6 @@
 """Fine-tune for classes, over several seeds, and test once.
 
-    accelerate launch training/finetune_classification.py --config training/configs/finetune_classification_nih.yaml
+    accelerate launch training/finetune_classification.py --config training/configs/classification/nih.yaml
         --checkpoint outputs/pretrain-mimic --label_fraction 0.1 --seeds 3 --output_dir outputs/finetune-nih
 
 Every key of the YAML file is a flag too, and so is every argument of `transformers.TrainingArguments`. Epoch and
@@ -17,10 +17,10 @@ if __package__ in (None, ""):  # run as a file, by `accelerate launch`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "training"
 
-from .arguments import parse_arguments
-from .downstream_tasks import ClassificationArguments, ClassificationTask
-from .finetuning import run
+from .downstream.finetuning import run
+from .downstream.tasks import ClassificationArguments, ClassificationTask
 from .pretrain import EACH_EPOCH
+from .runs.command_line import parse_arguments
 
 DEFAULTS = EACH_EPOCH | {"metric_for_best_model": "eval_macro_auroc", "greater_is_better": True}
 

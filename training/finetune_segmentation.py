@@ -1,6 +1,6 @@
 """Fine-tune for masks, over several seeds, and test once.
 
-    accelerate launch training/finetune_segmentation.py --config training/configs/finetune_segmentation_rsna.yaml
+    accelerate launch training/finetune_segmentation.py --config training/configs/segmentation/rsna.yaml
         --checkpoint outputs/pretrain-mimic --seeds 3 --output_dir outputs/finetune-rsna
 
 Every key of the YAML file is a flag too, and so is every argument of `transformers.TrainingArguments`. Masks are the
@@ -18,10 +18,10 @@ if __package__ in (None, ""):  # run as a file, by `accelerate launch`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "training"
 
-from .arguments import parse_arguments
-from .downstream_tasks import SegmentationArguments, SegmentationTask
-from .finetuning import run
+from .downstream.finetuning import run
+from .downstream.tasks import SegmentationArguments, SegmentationTask
 from .pretrain import EACH_EPOCH
+from .runs.command_line import parse_arguments
 
 DEFAULTS = EACH_EPOCH | {"metric_for_best_model": "eval_dice", "greater_is_better": True}
 

@@ -27,14 +27,14 @@ if __package__ in (None, ""):  # run as a file, by `accelerate launch`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "training"
 
-from processing.datasets.sources import blank_record
+from processing.datasets.sources.common import blank_record
 from processing.radiographs import read_radiograph
 
-from .arguments import parse_arguments
-from .data import load_data
-from .figures import grounding_figure
-from .files import read_json, write_json, write_text
-from .report_writing import Preparation, ReportWriter, WritingArguments, one_per_study, open_writer, prediction_row
+from .data.loading import load_data
+from .figures.drawing import grounding_figure
+from .reports.writing import Preparation, ReportWriter, WritingArguments, one_per_study, open_writer, prediction_row
+from .runs.command_line import parse_arguments
+from .runs.files import read_json, write_json, write_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 CONTEXT_COLUMNS = ("view_position", "indication", "history")

@@ -1,4 +1,4 @@
-"""Pretrain CoGaze or EGMA: `accelerate launch training/pretrain.py --config training/configs/pretrain_phantom.yaml`.
+"""Pretrain CoGaze or EGMA: `accelerate launch training/pretrain.py --config training/configs/pretrain/phantom.yaml`.
 
 Every key of the YAML file is a flag too, and so is every argument of `transformers.TrainingArguments`. `--output_dir`
 receives the best model (least validation loss) with its processor, and `checkpoint-*` folders to resume from.
@@ -20,20 +20,17 @@ from processing import CoGazeProcessor, EgmaProcessor
 from processing.datasets.records import label_names
 from processing.tokenization import build_tokenizer, cogaze_tokenizer
 
-from .arguments import checkpoint_to_resume, mapping, parse_arguments
-from .data import (
-    AlignedAugmentation,
-    PretrainingCollator,
-    keep_good_records,
-    load_data,
-    positives_per_class,
-    stored_columns,
-)
-from .feature_cache import FeatureCache
-from .files import write_json
-from .provenance import training_facts
-from .streams import StreamLoader, StreamState, TrainingStream
-from .trainer import PartsTrainer
+from .data.augmentation import AlignedAugmentation
+from .data.checking import keep_good_records
+from .data.collation import PretrainingCollator
+from .data.feature_cache import FeatureCache
+from .data.loading import load_data, positives_per_class, stored_columns
+from .data.streams import StreamLoader, StreamState, TrainingStream
+from .runs.command_line import mapping, parse_arguments
+from .runs.files import write_json
+from .runs.provenance import training_facts
+from .runs.settings import checkpoint_to_resume
+from .runs.trainer import PartsTrainer
 
 # Evaluate and save each epoch; keep the best and the last checkpoint.
 EACH_EPOCH = {

@@ -31,13 +31,13 @@ if __package__ in (None, ""):
 import modeling_cogaze
 import processing  # noqa: F401  (registers the processors)
 from processing.datasets import registry
-from processing.datasets.cards import push_folder, refuse_to_share
-from processing.datasets.hub import Upload, files_of, upload, write_tree
-from processing.datasets.shards import MANIFEST
+from processing.datasets.storage.cards import push_folder, refuse_to_share
+from processing.datasets.storage.hub import Upload, files_of, upload, write_tree
+from processing.datasets.storage.shards import MANIFEST
 
-from .feature_cache import weights_fingerprint
-from .files import read_json, write_text
-from .model_card import model_card, read_metrics
+from .data.feature_cache import weights_fingerprint
+from .hub.model_card import model_card, read_metrics
+from .runs.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ROOT / "spaces" / "report_generation"

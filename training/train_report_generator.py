@@ -1,6 +1,6 @@
 """Train a report generator.
 
-    accelerate launch training/train_report_generator.py --config training/configs/report_phantom.yaml
+    accelerate launch training/train_report_generator.py --config training/configs/report/phantom.yaml
 
 Starts from a pretraining checkpoint, or goes on from a report generator (structured reports from the free-text one).
 Every key of the YAML file is a flag too, and so is every argument of `transformers.TrainingArguments`. After each epoch
@@ -38,18 +38,21 @@ from processing import CoGazePrefixProcessor, CoGazeProcessor
 from processing.prompts import REPORT_KINDS, report_messages
 from processing.tokenization import build_tokenizer
 
-from .arguments import checkpoint_to_resume, comparable_settings, mapping, parse_arguments
-from .data import AlignedAugmentation, keep_good_records, load_data
-from .encoded_reports import EncodedReports, collate_encoded
-from .files import write_json
+from .data.augmentation import AlignedAugmentation
+from .data.checking import keep_good_records
+from .data.loading import load_data
+from .data.streams import TrainingStream
+from .metrics.reports import FAMILIES, MetricOptions
 from .pretrain import EACH_EPOCH
-from .prompt_hints import hints_of_data
-from .provenance import training_facts
-from .report_metrics import FAMILIES, MetricOptions
-from .report_writing import Preparation, ReportWriter, WritingArguments, image_alone, one_per_study, score_rows
-from .similar_cases import FOLDER
-from .streams import TrainingStream
-from .trainer import PartsTrainer
+from .reports.encoded import EncodedReports, collate_encoded
+from .reports.prompt_hints import hints_of_data
+from .reports.similar_cases import FOLDER
+from .reports.writing import Preparation, ReportWriter, WritingArguments, image_alone, one_per_study, score_rows
+from .runs.command_line import mapping, parse_arguments
+from .runs.files import write_json
+from .runs.provenance import training_facts
+from .runs.settings import checkpoint_to_resume, comparable_settings
+from .runs.trainer import PartsTrainer
 
 
 @dataclass

@@ -17,10 +17,10 @@ from pathlib import Path
 import yaml
 
 from . import registry
-from .cards import prepare_folder, push_folder, refuse_to_share
-from .checking import caption, compared, contact_sheet, counts_of, interesting, unreadable
 from .records import facts_of
-from .shards import write_shards
+from .storage.cards import prepare_folder, push_folder, refuse_to_share
+from .storage.checking import caption, compared, contact_sheet, counts_of, interesting, unreadable
+from .storage.shards import write_shards
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import inspect
 
 from datasets import Dataset
 
-from .sources import Source
+from .sources.common import Source
 
 # name -> (module, attribute); modules are imported when their set is asked for.
 _SOURCES = {
@@ -72,7 +72,7 @@ def load(name: str, root=None, split: str | None = None, **options) -> Dataset:
 
 def _phantom() -> Source:
     def load_phantom(root=None, split: str = "train", **options):
-        from .phantom import load_phantom as load
+        from .phantom.loading import load_phantom as load
 
         return load(split=split, **options)
 

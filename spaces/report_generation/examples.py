@@ -47,7 +47,7 @@ def render() -> None:
     """Write the pictures and what the renderer says is in them."""
     import io
 
-    from processing.datasets.phantom import phantom_records
+    from processing.datasets.phantom.loading import phantom_records
 
     FOLDER.mkdir(exist_ok=True)
     entries = []

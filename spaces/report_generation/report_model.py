@@ -120,7 +120,7 @@ class ReportModel:
             extra["classifier"] = _classifier(_folder(classifier, "COGAZE_CLASSIFIER"), device)
         if (folder / INDEX).is_dir():
             # Needs the `retrieval` extra, which a Space without an index can do without.
-            from training.similar_cases import SimilarCases
+            from training.reports.similar_cases import SimilarCases
 
             extra["cases"] = SimilarCases.load(folder / INDEX)
             extra["cases"].check(generator[0].cogaze)
@@ -305,7 +305,7 @@ class ReportModel:
     def _observation_prototypes(self) -> tuple[list[str], torch.Tensor]:
         """Names, and (C, 2, D) prototypes of presence and absence; made once."""
         if self._prototypes is None:
-            text = (resources.files("training") / "configs" / "prompts.yaml").read_text(encoding="utf-8")
+            text = (resources.files("training") / "configs" / "evaluation" / "prompts.yaml").read_text(encoding="utf-8")
             findings = yaml.safe_load(text)["findings"]
             pairs = [[prompts[side] for side in ("positive", "negative")] for prompts in findings.values()]
             means = [torch.stack([self._embed(prompts).mean(dim=0) for prompts in pair]) for pair in pairs]

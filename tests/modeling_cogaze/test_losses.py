@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_cogaze.losses import (
+from modeling_cogaze.losses_cogaze import (
     class_balanced_focal_loss,
     gaze_similarity,
     hybrid_positive_contrastive_loss,

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_cogaze.losses import class_balanced_weights
+from modeling_cogaze.losses_cogaze import class_balanced_weights
 from modeling_cogaze.losses_downstream import class_balanced_softmax_focal_loss, segmentation_loss, soft_dice
 
 

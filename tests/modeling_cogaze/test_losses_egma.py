@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_cogaze.losses import (
+from modeling_cogaze.losses_egma import (
     egf_loss,
     egm_loss,
     fill_empty_targets,

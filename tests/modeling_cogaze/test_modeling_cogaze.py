@@ -14,12 +14,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_cogaze import (
-    CoGazeConfig,
-    CoGazeForPreTraining,
-    CoGazeForZeroShotImageClassification,
-    CoGazeModel,
-)
+from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, CoGazeForZeroShotImageClassification, CoGazeModel
 from modeling_cogaze.encoders import vision_tokens
 
 VOCABULARY = 300

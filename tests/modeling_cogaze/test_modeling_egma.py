@@ -102,7 +102,7 @@ def test_every_ablation_trains_on_every_batch(losses, batch):
 
 
 def test_losses_are_those_of_the_equations_file(model):
-    from modeling_cogaze.losses import egf_loss, egm_loss, gaze_strengths
+    from modeling_cogaze.losses_egma import egf_loss, egm_loss, gaze_strengths
 
     batch = make_batch(model.config)
     with torch.no_grad():

@@ -28,7 +28,7 @@ from modeling_cogaze import (
     CoGazePrefixForConditionalGeneration,
 )
 from processing import CoGazePrefixProcessor, CoGazeProcessor
-from processing.datasets.phantom import load_phantom
+from processing.datasets.phantom.loading import load_phantom
 from processing.prompts import report_messages
 from processing.tokenization import build_tokenizer
 

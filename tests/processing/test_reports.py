@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processing.datasets.phantom_labeler import phantom_labels
-from processing.datasets.phantom_study import draw_study
-from processing.datasets.phantom_text import write_report
+from processing.datasets.phantom.labeler import phantom_labels
+from processing.datasets.phantom.study import draw_study
+from processing.datasets.phantom.text import write_report
 from processing.reports import (
     STRUCTURED_HEADERS,
     parse_structured,

@@ -130,8 +130,8 @@ def test_similar_cases_are_those_of_the_index_beside_the_checkpoint(report_model
     from datasets import Dataset
 
     from report_model import Context, ReportModel
-    from training.feature_cache import weights_fingerprint
-    from training.similar_cases import SimilarCases
+    from training.data.feature_cache import weights_fingerprint
+    from training.reports.similar_cases import SimilarCases
 
     with pytest.raises(ValueError, match="without an index"):
         report_model.similar(studies[0], Context())

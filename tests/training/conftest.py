@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from processing.datasets.phantom import load_phantom
+from processing.datasets.phantom.loading import load_phantom
 from tests import small
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from processing.datasets import building, load, names, registry
+from processing.datasets import load, names, registry
 from processing.datasets.records import facts_of, record_features
-from processing.datasets.sources import (
+from processing.datasets.sources import building
+from processing.datasets.sources.common import (
     age_in_years,
     blank_record,
     check_patients,

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from processing.datasets import load
-from processing.datasets.nih import MINI_COLUMNS, NIH_LABELS
 from processing.datasets.records import facts_of, label_names
-from processing.datasets.siim import rle_mask
-from processing.datasets.sources import read_table
+from processing.datasets.sources.common import read_table
+from processing.datasets.sources.nih import MINI_COLUMNS, NIH_LABELS
+from processing.datasets.sources.siim import rle_mask
 from tests.processing.datasets import miniatures
 
 
@@ -265,7 +265,7 @@ def test_published_tables_of_nih_and_siim_parse():
     package = pytest.importorskip("torchxrayvision", reason="its package carries the tables")
     from pathlib import Path
 
-    from processing.datasets.nih import _boxes, _labels
+    from processing.datasets.sources.nih import _boxes, _labels
 
     data = Path(package.__file__).parent / "data"
     rows = read_table(data / "Data_Entry_2017_v2020.csv.gz").to_dict("records")

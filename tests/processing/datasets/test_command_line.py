@@ -11,8 +11,8 @@ from PIL import Image
 
 from processing.datasets import load
 from processing.datasets.__main__ import main
-from processing.datasets.checking import interesting
-from processing.datasets.streaming import RecordStream
+from processing.datasets.storage.checking import interesting
+from processing.datasets.storage.streaming import RecordStream
 from tests.processing.datasets import miniatures
 
 

@@ -118,7 +118,7 @@ def test_egd_fixations_and_sentences(mimic, tmp_path):
 
 
 def test_egd_transcripts_without_full_stops_give_a_sentence_per_phrase(tmp_path):
-    from processing.datasets.egd import transcript_sentences
+    from processing.datasets.sources.egd import transcript_sentences
 
     phrases = [{"phrase": name, "begin_time": i, "end_time": i + 1} for i, name in enumerate(("heart large", "clear"))]
     file = miniatures.text(tmp_path / "t.json", __import__("json").dumps({"time_stamped_text": phrases}))

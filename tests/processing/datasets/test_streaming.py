@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from processing.datasets import load
 from processing.datasets.records import facts_of
-from processing.datasets.shards import MANIFEST, size_in_bytes, write_shards
-from processing.datasets.streaming import RecordStream
+from processing.datasets.storage.shards import MANIFEST, size_in_bytes, write_shards
+from processing.datasets.storage.streaming import RecordStream
 from tests.processing.datasets import miniatures
 
 COUNT = 53

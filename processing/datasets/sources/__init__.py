@@ -1,0 +1,1 @@
+"""A loader for each data set, and what they share."""

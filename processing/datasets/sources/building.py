@@ -1,0 +1,258 @@
+"""From a source's table rows to a cached `datasets.Dataset` of records, each made on its own and counted if dropped."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, Features, concatenate_datasets
+from datasets.arrow_writer import ArrowWriter
+from PIL import Image
+from tqdm import tqdm
+
+from ...radiographs import MAX_PIXELS, read_radiograph
+from ..records import describe, record_features
+from .common import Skip, age_in_years, sex_letter
+
+BUILD_VERSION = 1  # raise it when the same files would give other records
+CHUNK = 1024
+EXAMPLES = 20  # files named for each reason of dropping
+
+
+class Radiograph(datasets.Image):
+    """`datasets.Image` that decodes with `read_radiograph`: DICOM too, always PIL "L", errors that name the file.
+
+    Stored (on disk, on the Hub) it is a plain `Image`; what embeds the files there writes DICOM as PNG.
+    """
+
+    def __eq__(self, other):
+        return isinstance(other, datasets.Image) and (self.mode, self.decode) == (other.mode, other.decode)
+
+    __hash__ = None
+
+    def decode_example(self, value, token_per_repo_id=None):
+        return read_radiograph(value) if isinstance(value, dict) else value
+
+    def embed_storage(self, storage: pa.StructArray, token_per_repo_id=None, local_files=True, remote_files=True):
+        values = [value and embedded(value) for value in storage.to_pylist()]
+        return super().embed_storage(pa.array(values, type=self.pa_type), token_per_repo_id, local_files, remote_files)
+
+
+def _open_dicom(file, name) -> Image.Image:
+    file.seek(128)
+    if file.read(4) != b"DICM":
+        raise SyntaxError("not a DICOM file")  # what tells Pillow to try its other formats
+    file.seek(0)
+    return read_radiograph(file.read(), str(name or "image"))
+
+
+# Data sets that `map` brings back from its cache have lost `Radiograph` for a plain `Image`: DICOMs open there too.
+Image.register_open("DICOM", _open_dicom)
+
+
+def embedded(value: dict) -> dict:
+    """An image's {"bytes", "path"} with its file's content, PNG or JPEG as stored and DICOM as PNG."""
+    data, path = value["bytes"], value["path"]
+    if data is None:
+        data = Path(path).read_bytes()
+    name = os.path.basename(path or "")
+    if data[128:132] == b"DICM":
+        buffer = BytesIO()
+        read_radiograph({"bytes": data, "path": path}).save(buffer, "PNG")
+        data, name = buffer.getvalue(), f"{name.removesuffix('.dcm')}.png"
+    return {"bytes": data, "path": name or None}
+
+
+def open_radiographs(dataset: Dataset) -> Dataset:
+    """The data set with its images decoded by `read_radiograph`: after `load_from_disk`, and where DICOMs are in it."""
+    return dataset.cast_column("image", Radiograph())
+
+
+def image_size(path: str, name: str = "image") -> tuple[int, int]:
+    """(width, height) from a file's header alone.
+
+    Raises:
+        Skip: the file is missing or empty, its header cannot be read, or it promises too many pixels.
+    """
+    if not os.path.exists(path):
+        raise Skip(f"{name} file missing")
+    try:
+        if path.lower().endswith(".dcm"):
+            import pydicom
+
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+            width, height = int(header.Columns), int(header.Rows)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as picture:
+                    width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise Skip(f"{name} of more than {MAX_PIXELS} pixels") from error
+    except Exception as error:
+        raise Skip(f"{name} header unreadable") from error
+    if width * height > MAX_PIXELS:
+        raise Skip(f"{name} of more than {MAX_PIXELS} pixels")
+    return width, height
+
+
+def dicom_facts(path: str) -> dict:
+    """image_width, image_height, patient_age, patient_sex and view_position from a DICOM's header.
+
+    Raises:
+        Skip: as `image_size`.
+    """
+    width, height = image_size(path)
+    import pydicom
+
+    tags = ["PatientAge", "PatientSex", "ViewPosition"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # RSNA's ages lack the unit that DICOM asks for
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        age, sex, view = (str(header.get(tag, "") or "") for tag in tags)
+    return {
+        "image_width": width,
+        "image_height": height,
+        "patient_age": age_in_years(age),
+        "patient_sex": sex_letter(sex),
+        "view_position": view.strip().upper(),
+    }
+
+
+def cache_folder(cache_dir=None) -> Path:
+    """Where built data sets lie: `cache_dir`, $COGAZE_CACHE, or `cogaze` beside the Hub's own cache."""
+    folder = cache_dir or os.environ.get("COGAZE_CACHE") or Path(datasets.config.HF_CACHE_HOME) / "cogaze"
+    return Path(folder).expanduser()
+
+
+def build(
+    source: str,
+    items: list[dict],
+    make_record: Callable[[dict, Counter], dict],
+    *,
+    label_names: list[str],
+    text_protocol: str = "",
+    split: str | None = None,
+    dropped: Counter | None = None,
+    noted: Counter | None = None,
+    features: Features | None = None,
+    version: int = 1,
+    num_proc: int | None = None,
+    cache_dir=None,
+    **facts,
+) -> Dataset:
+    """Make one record of each item, in parallel, with a progress bar, in chunks that are cached one by one.
+
+    A chunk's key is made of its items, of size and modification time of the files they name under "files", and of the
+    versions; so a run that was interrupted goes on where it stopped, and a changed file is read again.
+
+    Args:
+        items: JSON values only; "image_id", and "files" with everything that `make_record` reads, image first.
+        make_record: importable function of an item and a counter of remarks ("fixation outside the image" ...) that
+            returns a record, or raises `Skip` with the reason.
+        version: the loader's own; raise it when the same files would give other records.
+        dropped, noted: what the loader counted before.
+        num_proc: processes; default one, without a pool.
+
+    Returns:
+        the records, images decoded on access, with `facts_of` giving source, split, label_names, text_protocol,
+        dropped, dropped_examples (files), noted and `facts`.
+
+    Raises:
+        ValueError: no record could be made (with the reasons), or an item that failed, with its id and file.
+    """
+    features = features or record_features()
+    folder = cache_folder(cache_dir) / source
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    work = partial(_build_chunk, source, make_record, features, folder, version)
+    bar = partial(
+        tqdm, total=len(chunks), desc=f"{source} {split or ''}".strip(), unit="chunk", disable=len(chunks) < 2
+    )
+    if num_proc and num_proc > 1 and len(chunks) > 1:
+        with ProcessPoolExecutor(min(num_proc, len(chunks))) as pool:
+            done = list(bar(pool.map(work, chunks)))
+    else:
+        done = list(bar(map(work, chunks)))
+
+    dropped, noted, examples = Counter(dropped), Counter(noted), {}
+    for _, counts in done:
+        dropped.update(counts["dropped"])
+        noted.update(counts["noted"])
+        for reason, names in counts["examples"].items():
+            examples[reason] = (examples.get(reason, []) + names)[:EXAMPLES]
+    full = [path for path, counts in done if counts["records"]]
+    if not full:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.most_common()) or "it lists none"
+        raise ValueError(f"{source}: not one record could be made: {reasons}. Check root and options.")
+    dataset = concatenate_datasets([Dataset.from_file(path) for path in full])
+    dataset.info.description = ""
+    dataset = open_radiographs(dataset)
+    dataset = describe(
+        dataset,
+        source=source,
+        split=split,
+        label_names=list(label_names),
+        text_protocol=text_protocol,
+        dropped=dict(+dropped),
+        dropped_examples=examples,
+        noted=dict(+noted),
+        **facts,
+    )
+    # What `map` and `filter` cache by: the text protocol is part of it.
+    dataset._fingerprint = _digest([dataset.info.description, *(os.path.basename(path) for path in full)])[:16]
+    return dataset
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _stamp(path: str):
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [path, status.st_size, status.st_mtime_ns]
+
+
+def _build_chunk(source, make_record, features, folder: Path, version: int, items: list[dict]) -> tuple[str, dict]:
+    stamps = [[_stamp(path) for path in item.get("files", ())] for item in items]
+    maker = getattr(make_record, "func", make_record)
+    options = getattr(make_record, "keywords", {})
+    key = _digest([BUILD_VERSION, version, source, maker.__qualname__, options, str(features), items, stamps])[:32]
+    path, sidecar = folder / f"{key}.arrow", folder / f"{key}.json"
+    if path.exists() and sidecar.exists():
+        return str(path), json.loads(sidecar.read_text())
+
+    dropped, noted, examples, records = Counter(), Counter(), {}, 0
+    temporary = folder / f"{key}.{os.getpid()}.tmp"
+    with ArrowWriter(features=features, path=str(temporary)) as writer:
+        for item in items:
+            try:
+                record = make_record(item, noted)
+            except Skip as reason:
+                dropped[str(reason)] += 1
+                if dropped[str(reason)] <= EXAMPLES:
+                    examples.setdefault(str(reason), []).append(next(iter(item.get("files", ())), item["image_id"]))
+                continue
+            except Exception as error:
+                file = next(iter(item.get("files", ())), "no file")
+                raise ValueError(f"{source}: record {item.get('image_id')!r} ({file}): {error}") from error
+            writer.write(features.encode_example(record))
+            records += 1
+        writer.finalize()
+    counts = {"records": records, "dropped": dict(dropped), "noted": dict(noted), "examples": examples}
+    os.replace(temporary, path)
+    temporary_counts = sidecar.with_suffix(f".{os.getpid()}.tmp.json")
+    temporary_counts.write_text(json.dumps(counts))
+    os.replace(temporary_counts, sidecar)
+    return str(path), counts

@@ -1,0 +1,253 @@
+"""REFLACX 1.0.0: MIMIC-CXR images read by up to five radiologists each, with eye tracking and dictation.
+
+    main_data/metadata_phase_{1,2,3}.csv   id, split, eye_tracking_data_discarded, image, dicom_id, subject_id,
+                                           image_size_x, image_size_y, <labels: certainty 0-5, or True and False>
+    main_data/<id>/fixations.csv, timestamps_transcription.csv, transcription.txt, anomaly_location_ellipses.csv,
+                   chest_bounding_box.csv
+
+The images are MIMIC-CXR's and lie there. A sigma is one degree of visual angle (REFLACX's own heatmaps). An ellipse
+becomes a region for each of its labels. Bigolin Lanfredi et al., Scientific Data 2022;
+https://physionet.org/content/reflacx-xray-localization/
+"""
+
+import re
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from ..records import NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN
+from .building import build
+from .common import Source, choose_split, find_root, first_file, number, read_table
+from .mimic_cxr import PROTOCOL, find_reports, make_record, mimic_splits
+
+VERSION = 1
+SOURCE_NAME = "REFLACX"
+_NOT_LABELS = {
+    "id",
+    "split",
+    "eye_tracking_data_discarded",
+    "image",
+    "dicom_id",
+    "subject_id",
+    "study_id",
+    "image_size_x",
+    "image_size_y",
+    "phase",
+    "",
+}
+_TRUE = ("true", "1", "1.0")
+
+
+def load_reflacx(
+    root,
+    split: str | None = None,
+    *,
+    mimic_root,
+    reports_root=None,
+    missing_findings: str = "keep",
+    split_lists=None,
+    num_proc: int | None = None,
+    cache_dir=None,
+):
+    """REFLACX as records, one per image with all its readings.
+
+    Labels are REFLACX's own, the highest certainty among the readings of an image: 4 and 5 positive, 1 to 3 uncertain,
+    0 negative; a label that a phase did not ask for is not mentioned.
+
+    Args:
+        root: REFLACX's folder (above `main_data/`).
+        mimic_root: MIMIC-CXR-JPG's folder, for images and reports.
+        split: "train", "val", "test" (MIMIC-CXR's, as REFLACX repeats them) or None.
+        reports_root, missing_findings: as in `load_mimic_cxr`.
+    """
+    root = find_root(root, SOURCE_NAME, "main_data/metadata_phase_*.csv")
+    mimic = find_root(mimic_root, "MIMIC-CXR-JPG", "files")
+    dropped: Counter = Counter()
+    rows = _metadata(root)
+    names = label_columns(rows)
+    readings = reflacx_readings(root, dropped, rows)
+    regions = _regions(root, rows)
+    split_of, reports = mimic_splits(mimic), find_reports(mimic, reports_root)
+    by_image: dict[str, list[dict]] = {}
+    for row in rows:
+        by_image.setdefault(row["dicom_id"], []).append(row)
+    items = []
+    for dicom, group in by_image.items():
+        if dicom not in readings:
+            dropped["image without a usable reading"] += 1
+            continue
+        path = re.search(r"files/p\d+/(p\d+)/(s\d+)/", group[0]["image"])
+        if path is None:
+            raise ValueError(f"{root}: column 'image' of {dicom} is no MIMIC-CXR path: {group[0]['image']!r}.")
+        folder = path[0].rstrip("/")
+        items.append(
+            {
+                "image_id": dicom,
+                "study_id": path[2][1:],
+                "patient_id": group[0]["subject_id"] or path[1][1:],
+                "view_position": "",
+                "image_width": int(number(group[0]["image_size_x"], 0)),
+                "image_height": int(number(group[0]["image_size_y"], 0)),
+                "labels": [_code([row.get(name, "") for row in group]) for name in names],
+                "gaze": readings[dicom],
+                "regions": regions.get(dicom, []),
+                "split": split_of.get(dicom) or {"validate": "val"}.get(group[0]["split"], group[0]["split"]),
+                "files": [
+                    str(mimic / folder / f"{dicom}.jpg"),
+                    *([str(reports / f"{folder}.txt")] if reports else []),
+                ],
+            }
+        )
+    return build(
+        "reflacx",
+        choose_split(items, split, split_lists, dropped=dropped),
+        partial(make_reflacx_record, missing_findings=missing_findings),
+        label_names=names,
+        text_protocol=PROTOCOL[missing_findings],
+        split=split,
+        dropped=dropped,
+        version=VERSION,
+        num_proc=num_proc,
+        cache_dir=cache_dir,
+    )
+
+
+def make_reflacx_record(item: dict, noted: Counter, missing_findings: str = "keep") -> dict:
+    return make_record(item, noted, missing_findings) | {"regions": item["regions"]}
+
+
+def _metadata(root: Path) -> list[dict]:
+    files = sorted(root.glob("main_data/metadata_phase_*.csv")) or [root / "metadata.csv"]  # MIMIC-EYE's has no phases
+    columns = ("id", "eye_tracking_data_discarded", "image", "dicom_id", "subject_id", "image_size_x", "image_size_y")
+    return [{"split": "", **row} for file in files for row in read_table(file, columns).to_dict("records")]
+
+
+def label_columns(rows: list[dict]) -> list[str]:
+    """Label names of all phases, in order of appearance."""
+    return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _NOT_LABELS]
+
+
+def _code(values: list[str]) -> int:
+    certainty = [5.0 if v.lower() == "true" else 0.0 if v.lower() == "false" else number(v) for v in values]
+    certainty = [value for value in certainty if value is not None and value >= 0]
+    if not certainty:
+        return NOT_MENTIONED
+    return POSITIVE if max(certainty) >= 4 else UNCERTAIN if max(certainty) > 0 else NEGATIVE
+
+
+def reflacx_readings(root: Path, dropped: Counter, rows: list[dict] | None = None) -> dict[str, list[dict]]:
+    """dicom_id -> all readings whose eye tracking was not discarded."""
+    readings: dict[str, list[dict]] = {}
+    for row in _metadata(root) if rows is None else rows:
+        folder = root / "main_data" / row["id"]
+        if row["eye_tracking_data_discarded"].strip().lower() in _TRUE:
+            dropped["reading marked as discarded"] += 1
+        elif first_file(folder, "fixations.csv") is None or first_file(folder, "timestamps_transcription.csv") is None:
+            dropped["reading without its files"] += 1
+        else:
+            readings.setdefault(row["dicom_id"], []).append(
+                {
+                    "reader": row["id"],
+                    "sentences": word_sentences(folder / "timestamps_transcription.csv"),
+                    "fixations": fixations_of(folder / "fixations.csv", dropped),
+                }
+            )
+    return readings
+
+
+def fixations_of(file: Path, dropped: Counter) -> list[dict]:
+    """A fixations.csv, in order of time. Rows without position or duration are counted as lost."""
+    columns = (
+        "timestamp_start_fixation",
+        "timestamp_end_fixation",
+        "x_position|average_x_position",
+        "y_position|average_y_position",
+        "angular_resolution_x_pixels_per_degree",
+        "angular_resolution_y_pixels_per_degree",
+    )
+    fixations = []
+    shown_columns = [f"{side}_shown_from_image" for side in ("xmin", "ymin", "xmax", "ymax")]
+    for row in read_table(file, columns).to_dict("records"):
+        begin, end, x, y, sigma_x, sigma_y = (number(row[name.split("|")[0]]) for name in columns)
+        shown = [number(row.get(name)) for name in shown_columns]
+        if None in (begin, end, x, y) or end <= begin:
+            dropped["lost gaze sample"] += 1
+            continue
+        fixations.append(
+            {
+                "x": x,
+                "y": y,
+                "begin": begin,
+                "end": end,
+                "sigma_x": sigma_x,
+                "sigma_y": sigma_y,
+                "shown": [] if None in shown else shown,
+            }
+        )
+    return sorted(fixations, key=lambda fixation: fixation["begin"])
+
+
+def word_sentences(file: Path) -> list[dict]:
+    """Sentences of a timestamps_transcription.csv: words up to a row that is ".", from the first word's start to the
+    last one's end; punctuation joins the word before it."""
+    sentences: list[dict] = []
+    words: list[str] = []
+    begin = end = 0.0
+    table = read_table(file, ("word", "timestamp_start_word", "timestamp_end_word"))
+    for row in table.to_dict("records"):
+        word, start, stop = row["word"].strip(), number(row["timestamp_start_word"]), number(row["timestamp_end_word"])
+        if not word:
+            continue
+        if not re.search(r"\w", word):
+            if words:
+                words[-1] += word
+        else:
+            if start is None or stop is None:
+                start = stop = end
+            begin = begin if words else start
+            end = max(stop, begin)
+            words.append(word)
+        if word[-1] in ".?!" and words:
+            sentences.append({"text": " ".join(words), "begin": begin, "end": end})
+            words = []
+    if words:
+        sentences.append({"text": " ".join(words), "begin": begin, "end": end})
+    return sorted(sentences, key=lambda sentence: sentence["begin"])
+
+
+def _regions(root: Path, rows: list[dict]) -> dict[str, list[dict]]:
+    """Ellipses' bounding boxes of all readings, one region per label."""
+    regions: dict[str, list[dict]] = {}
+    for row in rows:
+        file = first_file(root / "main_data" / row["id"], "anomaly_location_ellipses.csv")
+        if file is None:
+            continue
+        corners = ("xmin", "ymin", "xmax", "ymax")
+        for ellipse in read_table(file, corners).to_dict("records"):
+            box = [number(ellipse[name]) for name in corners]
+            named = [name for name, value in ellipse.items() if value.strip().lower() == "true" or _is_one(name, value)]
+            named += [label.strip() for label in re.split(r"[|;,]", ellipse.get("labels", "")) if label.strip()]
+            if None not in box:
+                regions.setdefault(row["dicom_id"], []).extend(
+                    {"label": label, "box": box, "mask": None, "sentence": -1} for label in named or [""]
+                )
+    return regions
+
+
+def _is_one(name: str, value: str) -> bool:
+    return name not in ("xmin", "ymin", "xmax", "ymax", "certainty", "labels") and value.strip() in ("1", "1.0")
+
+
+SOURCE = Source(
+    name="reflacx",
+    title="REFLACX",
+    load=load_reflacx,
+    homepage="https://physionet.org/content/reflacx-xray-localization/",
+    licence="PhysioNet Credentialed Health Data License 1.5.0",
+    citation="""@article{bigolin2022reflacx,
+  title={REFLACX, a dataset of reports and eye-tracking data for localization of abnormalities in chest x-rays},
+  author={Bigolin Lanfredi, Ricardo and Zhang, Mingyuan and Auffermann, William F. and others},
+  journal={Scientific Data}, volume={9}, pages={350}, year={2022}
+}""",
+    published={"images": 2_616, "readings": 3_032},
+)

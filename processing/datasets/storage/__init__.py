@@ -1,0 +1,1 @@
+"""Records on disk and on the Hub: shards, streams, cards, checks."""

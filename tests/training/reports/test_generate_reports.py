@@ -1,0 +1,173 @@
+"""Reports for files and data sets: formats, contexts, pictures, restarts."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from modeling_cogaze import CoGazeConfig, CoGazeForConditionalGeneration
+from processing import CoGazeProcessor
+from processing.reports import structured_validity
+from processing.tokenization import build_tokenizer
+from tests.training.training_runs import in_two_processes
+from training import generate_reports
+from training.metrics.reports import read_predictions
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small_phantom, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generator")
+    tokenizer = build_tokenizer(small_phantom["findings"], 400)
+    torch.manual_seed(0)
+    config = CoGazeConfig.tiny(
+        vocab_size=len(tokenizer),
+        vision_config={"image_size": 64, "hidden_sizes": [16, 32], "depths": [1, 1], "embedding_size": 8},
+        text_config={"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"hidden_size": 32, "intermediate_size": 32, "perceiver_depth": 1, "num_latents": 4},
+    ).add_decoder(tokenizer, initializer_range=0.4)
+    model = CoGazeForConditionalGeneration(config)
+    model.generation_config.update(max_new_tokens=10)
+    model.save_pretrained(folder)
+    CoGazeProcessor.for_model(tokenizer, config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "more").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "more/c.png"):
+        Image.fromarray(rng.integers(0, 255, (70, 60), dtype=np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture
+def data(phantom_cache):
+    return json.dumps(
+        {
+            "name": "phantom",
+            "split": "train",
+            "size": 12,
+            "image_size": 64,
+            "num_proc": 1,
+            "cache_dir": str(phantom_cache),
+        }
+    )
+
+
+def write(checkpoint, *options) -> list[dict]:
+    return generate_reports.main(["--checkpoint", str(checkpoint), "--device", "cpu", *map(str, options)])
+
+
+def test_a_split_as_jsonl_and_csv(checkpoint, data, small_phantom, tmp_path):
+    rows = write(checkpoint, "--data", data, "--output", tmp_path / "rows.jsonl", "--batch_size", 5)
+    assert [row["dicom_id"] for row in rows] == list(small_phantom["image_id"])
+    write(checkpoint, "--data", data, "--output", tmp_path / "rows.csv")
+    pairs = [read_predictions(tmp_path / name, allow_empty=True) for name in ("rows.jsonl", "rows.csv")]
+    assert pairs[0].ids == pairs[1].ids and pairs[0].references == pairs[1].references
+    assert pairs[0].predictions == pairs[1].predictions
+    assert pairs[0].labels.tolist() == pairs[1].labels.tolist() == [record["labels"] for record in small_phantom]
+    assert len({row["generated_report"] for row in rows}) > 3
+    assert not list(tmp_path.glob("*.parts"))
+    one = write(checkpoint, "--data", data, "--output", tmp_path / "one.csv", "--one_per_study", True)
+    assert len(one) == 12
+
+
+def test_a_run_that_was_cut_off_goes_on(checkpoint, data, tmp_path):
+    options = ("--data", data, "--batch_size", 3, "--num_beams", 2, "--output")
+    expected = write(checkpoint, *options, tmp_path / "whole.jsonl")
+    output = tmp_path / "cut.jsonl"
+    parts = tmp_path / "cut.jsonl.parts"
+    parts.mkdir()
+    settings = {"checkpoint": str(checkpoint)}
+    (parts / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="holds a run that had"):
+        write(checkpoint, *options, output)
+    (parts / "settings.json").unlink()
+
+    # What a process leaves that is killed within a line: marked, so that it is seen to be kept.
+    lines = [json.dumps(row | {"generated_report": "kept"}) for row in expected[:4]]
+    (parts / "3.jsonl").write_text("\n".join(lines) + '\n{"dicom_id": "p')
+    arguments, writing = generate_reports.parse_arguments(
+        (generate_reports.OutputArguments, generate_reports.WritingArguments),
+        ["--checkpoint", str(checkpoint), *map(str, options), str(output)],
+    )
+    settings = {name: value for name, value in vars(arguments).items() if name != "device"} | writing.options()
+    (parts / "settings.json").write_text(json.dumps(settings))
+    found = write(checkpoint, *options, output)
+    assert [row["generated_report"] for row in found[:4]] == ["kept"] * 4
+    assert found[4:] == expected[4:]
+    assert [json.loads(line) for line in output.read_text().splitlines()] == found
+
+
+def test_a_folder_with_context(checkpoint, images, tmp_path):
+    pd.DataFrame(
+        {"image": ["b.jpg", "more/c.png"], "view_position": ["PA", "LATERAL"], "indication": ["Cough.", ""]}
+    ).to_csv(tmp_path / "context.csv", index=False)
+    options = ("--folder", images, "--output")
+    plain = write(checkpoint, *options, tmp_path / "plain.csv")
+    assert [row["dicom_id"] for row in plain] == ["a.png", "b.jpg", "more/c.png"]
+    told = write(checkpoint, *options, tmp_path / "told.csv", "--context", tmp_path / "context.csv")
+    assert told[0]["generated_report"] == plain[0]["generated_report"]
+    again = write(checkpoint, *options, tmp_path / "n.csv", "--context", tmp_path / "context.csv", "--no_context", True)
+    assert again[1]["generated_report"] != "" and again[0] == plain[0]
+
+
+def test_one_image_is_printed(checkpoint, images, capsys):
+    rows = write(checkpoint, "--image", images / "a.png", "--indication", "Fever.", "--view_position", "PA")
+    assert capsys.readouterr().out.strip().endswith(rows[0]["generated_report"])
+
+
+def test_pictures_show_where_sentences_look(checkpoint, images, tmp_path):
+    options = ("--folder", images, "--output", tmp_path / "rows.jsonl", "--max_new_tokens", 30)
+    rows = write(checkpoint, *options, "--grounding_dir", tmp_path / "pictures")
+    plain = write(checkpoint, *options[:3], tmp_path / "plain.jsonl", "--max_new_tokens", 30)
+    assert [row["generated_report"] for row in rows] == [row["generated_report"] for row in plain]
+    for row in rows:
+        assert all(0 <= sentence["text_confidence"] <= 1 for sentence in row["sentences"])
+        if row["sentences"]:
+            with Image.open(tmp_path / "pictures" / row["picture"]) as picture:
+                assert picture.width > 100
+    assert any(row["sentences"] for row in rows)
+
+
+def test_structured_reports_are_constrained(checkpoint, images, tmp_path):
+    options = ("--folder", images, "--output", tmp_path / "rows.jsonl", "--max_new_tokens", 40)
+    for row in write(checkpoint, *options, "--report_kind", "structured"):
+        assert structured_validity(row["generated_report"]) == 1.0
+    free = write(checkpoint, *options, "--report_kind", "structured", "--constrain_structure", False)
+    assert all(structured_validity(row["generated_report"]) < 1 for row in free)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give one of them"),
+        (["--image", "a.png", "--folder", "b"], "give one of them"),
+        (["--folder", "{empty}"], "has no .png"),
+        (["--folder", "{images}"], "output: missing"),
+        (["--folder", "{images}", "--output", "rows.txt"], "neither .jsonl nor .csv"),
+        (["--folder", "{images}", "--output", "r.csv", "--context", "{context}"], "image 'z.png': no such image"),
+        (["--folder", "{images}", "--output", "r.csv", "--context", "nowhere.csv"], "no file nowhere.csv"),
+    ],
+)
+def test_wrong_input_is_named(checkpoint, images, tmp_path, options, message):
+    (tmp_path / "context.csv").write_text("image,history\nz.png,Smoker\n")
+    (tmp_path / "empty").mkdir()
+    places = {"images": images, "empty": tmp_path / "empty", "context": tmp_path / "context.csv"}
+    with pytest.raises(ValueError, match=message):
+        write(checkpoint, *(option.format(**places) for option in options))
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(checkpoint, data, tmp_path):
+    options = ["--checkpoint", str(checkpoint), "--data", data, "--device", "cpu", "--batch_size", "4"]
+    in_two_processes(generate_reports, [*options, "--output", str(tmp_path / "two.jsonl")], tmp_path)
+    one = write(checkpoint, "--data", data, "--output", tmp_path / "one.jsonl", "--batch_size", 4)
+    assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
+    assert len(one) > 12

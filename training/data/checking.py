@@ -1,0 +1,83 @@
+"""Records are tried before any training step: unusable ones are named, or left out and counted."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+
+from .streams import TrainingStream
+
+
+def keep_good_records(
+    dataset: Dataset | TrainingStream,
+    processor,
+    on_bad_record: str = "raise",
+    num_proc: int | None = None,
+    prepare: Callable[[dict], dict] = dict,
+    prepared: str = "",
+    whole: Sequence[str] = ("findings", "labels"),
+):
+    """Process every record once, before any training step, and leave out the unusable ones.
+
+    The result is cached by the data set's and the processor's fingerprint. A stream's records are met one by one in
+    training: it is only told what to do then.
+
+    Args:
+        prepare: what is done to a record before the processor gets it. prepared: its fingerprint.
+        whole: columns that all records must fill where any does.
+
+    Returns:
+        The data set without bad records, and a `Counter` of the reasons.
+    Raises:
+        ValueError: a record is unusable and `on_bad_record` is "raise"; names the image and the reason.
+    """
+    if on_bad_record not in ("raise", "skip"):
+        raise ValueError(f"on_bad_record: {on_bad_record!r} is neither 'raise' nor 'skip'.")
+    if isinstance(dataset, TrainingStream):
+        dataset.on_bad_record = on_bad_record
+        return dataset, Counter()
+    checked = dataset.map(
+        _RecordCheck(processor, prepare),
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        # One worker is this process: a forked one pays off only beside others.
+        num_proc=num_proc if num_proc and num_proc > 1 else None,
+        desc="Checking records",
+        new_fingerprint=Hasher.hash([dataset._fingerprint, processor.to_json_string(), prepared, "check-1"]),
+    )
+    errors = checked["error"]
+    for column in [name for name in whole if name in dataset.column_names]:
+        # Some records of a source lack what others have: alone each is fine, in one batch they are not.
+        filled = [bool(value) for value in dataset[column]]
+        if any(filled):
+            errors = [
+                error or ("" if present else f"record {index} (image {image}): {column} is empty")
+                for index, (error, present, image) in enumerate(zip(errors, filled, dataset["image_id"], strict=True))
+            ]
+    bad = [index for index, error in enumerate(errors) if error]
+    if bad and on_bad_record == "raise":
+        raise ValueError(f"{errors[bad[0]]} ({len(bad)} of {len(errors)} records are unusable; --on_bad_record skip)")
+    if len(bad) == len(errors):
+        raise ValueError(f"All {len(errors)} records are unusable; the first: {errors[0] if errors else 'none given'}")
+    reasons = Counter(errors[index].split(": ", 2)[-1][:60] for index in bad)
+    return (dataset.select([i for i, error in enumerate(errors) if not error]) if bad else dataset), reasons
+
+
+class _RecordCheck:
+    def __init__(self, processor, prepare: Callable[[dict], dict]):
+        self.processor = processor
+        self.prepare = prepare
+        self.process = os.getpid()
+
+    def __call__(self, record: dict, index: int) -> dict:
+        if os.getpid() != self.process:
+            # A fork has none of the threads that torch has started before, and would wait for them forever.
+            torch.set_num_threads(1)
+        try:
+            self.processor.collate([self.prepare(record)])
+        except (ValueError, OSError) as error:
+            return {"error": f"record {index} (image {record['image_id']}): {error}"}
+        return {"error": ""}

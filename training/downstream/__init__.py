@@ -1,0 +1,1 @@
+"""Fine-tuning for classes and masks: data, tasks, subsets, classifiers."""

@@ -1,0 +1,1 @@
+"""Scores of plain arrays and of report text, and their intervals."""

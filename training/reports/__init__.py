@@ -1,0 +1,1 @@
+"""Writing reports and learning to: encoded reports, similar cases, prompt hints."""
