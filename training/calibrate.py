@@ -21,7 +21,7 @@ from transformers import AutoConfig
 from .data.loading import load_data
 from .downstream.classifiers import as_in_finetuning, drawn_validation, finetune_record, open_classifier
 from .downstream.subsets import check_patients_apart, missing_classes
-from .draw import draw_calibration
+from .figures.pictures import draw_calibration
 from .metrics.calibration import calibration_scores, fit_temperatures
 from .runs.command_line import parse_arguments
 from .runs.files import write_json

@@ -13,12 +13,12 @@ import numpy as np
 from processing.datasets.phantom.loading import load_phantom, load_phantom_gallery
 from processing.datasets.sources.nih import MINI_COLUMNS, load_nih
 
-from . import pretrain
-from .draw import draw_gaze
 from .evaluation.alignment import PROMPTS, against_normal, evaluate, read_prompts
 from .evaluation.scorers import Scorer, load_scorer
 from .evaluation.shortcuts import shortcut_auroc
 from .experiments.demo_report import demo_reports
+from .figures.pictures import draw_gaze
+from .pretraining.training import pretrain
 from .runs.files import CONFIGS, write_json
 
 CONFIG = CONFIGS / "pretrain" / "demo.yaml"
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> dict:
     splits = {split: load_phantom(split) for split in ("train", "validation", "test")}
     gallery = load_phantom_gallery()
     step(f"Pretraining CoGaze tiny on {len(splits['train'])} radiographs")
-    pretrain.main(["--config", arguments.config, "--output_dir", str(checkpoint)])
+    pretrain(["--config", arguments.config, "--output_dir", str(checkpoint)])
     step(f"Scoring {len(splits['test'])} radiographs of unseen patients")
     scorer = load_scorer(str(checkpoint))
     prompts = read_prompts(PROMPTS)

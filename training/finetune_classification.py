@@ -11,28 +11,11 @@ patients, and mean and standard deviation over the seeds.
 import sys
 from pathlib import Path
 
-from transformers import TrainingArguments
-
 if __package__ in (None, ""):  # run as a file, by `accelerate launch`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "training"
 
-from .downstream.finetuning import run
-from .downstream.tasks import ClassificationArguments, ClassificationTask
-from .pretrain import EACH_EPOCH
-from .runs.command_line import parse_arguments
-
-DEFAULTS = EACH_EPOCH | {"metric_for_best_model": "eval_macro_auroc", "greater_is_better": True}
-
-
-def main(argv: list[str] | None = None) -> dict:
-    arguments, training = parse_arguments((ClassificationArguments, TrainingArguments), argv, __doc__, DEFAULTS)
-    if arguments.init_from_disease_head and (arguments.checkpoint is None or arguments.from_scratch):
-        raise ValueError("init_from_disease_head: give the checkpoint that has it, without --from_scratch.")
-    if arguments.timm_model and (not arguments.from_scratch or arguments.linear_probe):
-        raise ValueError("timm_model: its weights are random; give --from_scratch, and no --linear_probe.")
-    return run(ClassificationTask(arguments), arguments, training)
-
+from .downstream.training import finetune_classification
 
 if __name__ == "__main__":
-    main()
+    finetune_classification()

@@ -12,24 +12,11 @@ intervals over patients.
 import sys
 from pathlib import Path
 
-from transformers import TrainingArguments
-
 if __package__ in (None, ""):  # run as a file, by `accelerate launch`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "training"
 
-from .downstream.finetuning import run
-from .downstream.tasks import SegmentationArguments, SegmentationTask
-from .pretrain import EACH_EPOCH
-from .runs.command_line import parse_arguments
-
-DEFAULTS = EACH_EPOCH | {"metric_for_best_model": "eval_dice", "greater_is_better": True}
-
-
-def main(argv: list[str] | None = None) -> dict:
-    arguments, training = parse_arguments((SegmentationArguments, TrainingArguments), argv, __doc__, DEFAULTS)
-    return run(SegmentationTask(arguments), arguments, training)
-
+from .downstream.training import finetune_segmentation
 
 if __name__ == "__main__":
-    main()
+    finetune_segmentation()

@@ -9,8 +9,6 @@ The output has the columns that training/evaluate_reports.py reads. A run that w
 the same command is given again; several processes share the work.
 """
 
-import csv
-import io
 import json
 import re
 import shutil
@@ -32,7 +30,15 @@ from processing.radiographs import read_radiograph
 
 from .data.loading import load_data
 from .figures.drawing import grounding_figure
-from .reports.writing import Preparation, ReportWriter, WritingArguments, one_per_study, open_writer, prediction_row
+from .reports.writing import (
+    Preparation,
+    ReportWriter,
+    WritingArguments,
+    one_per_study,
+    open_writer,
+    prediction_row,
+    write_rows,
+)
 from .runs.command_line import parse_arguments
 from .runs.files import read_json, write_json, write_text
 
@@ -239,20 +245,6 @@ def _read_parts(parts: Path) -> dict[str, dict]:
     """Rows by id."""
     lines = (line for part in sorted(parts.glob("*.jsonl")) for line in part.read_text(encoding="utf-8").splitlines())
     return {row["dicom_id"]: row for row in map(json.loads, lines)}
-
-
-def write_rows(path: str | Path, rows: list[dict]) -> None:
-    """Rows as JSONL or, by the name's ending, CSV, lists as JSON."""
-    if Path(path).suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-        return
-    text = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        table.writerow({name: json.dumps(v) if isinstance(v, list) else v for name, v in row.items()})
-    write_text(path, text.getvalue())
 
 
 if __name__ == "__main__":

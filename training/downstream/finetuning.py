@@ -29,8 +29,8 @@ from ..data.augmentation import AlignedAugmentation
 from ..data.checking import keep_good_records
 from ..data.loading import stored_columns
 from ..metrics.alignment import bootstrap_intervals
-from ..pretrain import FAMILIES
 from ..runs.command_line import mapping
+from ..runs.families import FAMILIES
 from ..runs.files import read_json, write_json
 from ..runs.provenance import file_fingerprint, measured_on, training_facts
 from ..runs.settings import SETTINGS_FILE, comparable_settings, hold_to_settings, refuse_other_settings

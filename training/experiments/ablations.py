@@ -23,10 +23,11 @@ from transformers import AutoConfig
 
 from processing.datasets.phantom.loading import GALLERY_CLASSES, load_phantom, load_phantom_gallery
 
-from .. import finetune_classification, finetune_segmentation, train_report_generator
 from ..data.loading import load_data
+from ..downstream.training import finetune_classification, finetune_segmentation
 from ..evaluation.alignment import PROMPTS, gaze_agreement, read_prompts, retrieval, zero_shot
 from ..evaluation.scorers import Scorer
+from ..reports.training import settings_of, train_report_generator
 from ..reports.writing import one_per_study, open_writer
 from ..runs.files import CONFIGS, write_text
 from ..runs.settings import hold_to_settings, refuse_other_settings
@@ -260,7 +261,7 @@ def score_head(head: str, config: dict, path: Path, run: Run, checkpoint: Path, 
         return _score_reports(flags + ["--init_from", str(checkpoint)], settings, test, output)
     flags += ["--checkpoint", str(checkpoint), "--linear_probe", "True", "--seeds", "1"]
     train = {"classification": finetune_classification, "segmentation": finetune_segmentation}[head]
-    found = train.main([*flags, "--resume_from_checkpoint", "True"])["metrics"]
+    found = train([*flags, "--resume_from_checkpoint", "True"])["metrics"]
     found, column = found[{"classification": "macro_auroc", "segmentation": "dice_lesion"}[head]], DOWNSTREAM[head]
     return {column: found["mean"], f"{column}_interval": found["interval"] or (float("nan"),) * 2}
 
@@ -275,8 +276,8 @@ def _score_reports(flags: list[str], settings: dict, test: dict, output: Path) -
         rows = list(writer.rows(dataset, one_per_study(dataset)))
         return scores(rows, "") | most_frequent_scores(rows, load_data(settings["train_data"], "train_data"))
 
-    own = train_report_generator.settings_of(flags)
-    found = train_and_score(output, own, lambda resume: train_report_generator.main([*flags, *resume]), score)
+    own = settings_of(flags)
+    found = train_and_score(output, own, lambda resume: train_report_generator([*flags, *resume]), score)
     for each in output.glob("checkpoint-*"):
         shutil.rmtree(each)
     column = DOWNSTREAM["reports"]

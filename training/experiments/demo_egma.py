@@ -15,11 +15,11 @@ import yaml
 
 from processing.datasets.phantom.loading import DEFAULT_SIZES, GALLERY_CLASSES, load_phantom, load_phantom_gallery
 
-from ..draw import draw_gaze
 from ..evaluation.alignment import PROMPTS, evaluate, gaze_agreement, read_prompts, zero_shot
 from ..evaluation.classes import PROMPTS as CLASS_PROMPTS
 from ..evaluation.classes import combinatorial_prompts, evaluate_classes
 from ..evaluation.scorers import Scorer
+from ..figures.pictures import draw_gaze
 from ..runs.files import CONFIGS, write_json
 from ..runs.tables import with_interval
 from .variants import pretrain_and_score

@@ -7,11 +7,10 @@ from pathlib import Path
 from processing.datasets.phantom.labeler import phantom_labels
 from processing.datasets.records import CHEXBERT_OBSERVATIONS, label_targets
 
-from .. import train_report_generator
 from ..figures.drawing import grounding_figure
-from ..generate_reports import write_rows
 from ..metrics.reports import MetricOptions
-from ..reports.writing import FRONTAL, ReportWriter, one_per_study, open_writer, score_rows
+from ..reports.training import train_report_generator
+from ..reports.writing import FRONTAL, ReportWriter, one_per_study, open_writer, score_rows, write_rows
 from ..runs.files import CONFIGS, write_json
 from ..runs.provenance import ON_PHANTOM
 
@@ -29,7 +28,7 @@ def demo_reports(checkpoint: Path, train, test, output_dir: Path, step: Callable
     """
     folder = output_dir / "cogaze-tiny-report"
     step(f"Teaching a decoder to write reports, on {len(train)} radiographs")
-    train_report_generator.main(["--config", str(config), "--init_from", str(checkpoint), "--output_dir", str(folder)])
+    train_report_generator(["--config", str(config), "--init_from", str(checkpoint), "--output_dir", str(folder)])
     places = one_per_study(test)
     step(f"Writing reports of {len(places)} unseen studies")
     writer = open_writer(str(folder), batch_size=64)

@@ -16,10 +16,10 @@ from transformers import AutoConfig
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 
-from .. import finetune_classification, finetune_segmentation
 from ..downstream.data import Task
 from ..downstream.finetuning import kept_predictions
 from ..downstream.tasks import ClassificationTask, SegmentationTask
+from ..downstream.training import finetune_classification, finetune_segmentation
 from ..figures.drawing import plt, save_figure
 from ..metrics.alignment import bootstrap_intervals
 from ..runs.files import CONFIGS, slug
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> dict:
         folders, found = {}, {}
         for name, start in starts.items():
             folders[name] = output / f"{slug(name)}-{fraction:g}"
-            found[name] = script.main([*shared, *own, *start["flags"], "--output_dir", str(folders[name])])
+            found[name] = script([*shared, *own, *start["flags"], "--output_dir", str(folders[name])])
             measured_on = found[name]["measured_on"]
         above = above_scratch(folders, found, kind(None), metric, arguments.bootstrap)
         for name, points in curves.items():

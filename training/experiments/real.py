@@ -23,8 +23,8 @@ from sklearn.preprocessing import StandardScaler
 from processing.datasets.records import label_names, label_targets
 from processing.datasets.sources.nih import MINI_COLUMNS, NIH_LABELS, load_nih
 
-from .. import finetune_classification
 from ..downstream.finetuning import kept_predictions
+from ..downstream.training import finetune_classification
 from ..metrics.alignment import auroc_per_label, bootstrap_intervals
 from ..runs.files import CONFIGS, read_json, slug, write_json, write_text
 from ..runs.tables import markdown_table, with_interval
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict:
         runs = {}
         for model in arguments.models:
             folder = arguments.output_dir / slug(task) / slug(model)
-            finetune_classification.main([*shared, *own[model], "--output_dir", str(folder)])
+            finetune_classification([*shared, *own[model], "--output_dir", str(folder)])
             runs[model] = folder
         results[task] = compare(runs, train, test, arguments.bootstrap)
         write_json(arguments.output_dir / f"{slug(task)}.json", results[task])

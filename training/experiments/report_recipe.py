@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 
-from .. import train_report_generator
 from ..data.loading import load_data
-from ..generate_reports import write_rows
-from ..reports.writing import one_per_study, open_writer, score_rows
+from ..reports.training import settings_of, train_report_generator
+from ..reports.writing import one_per_study, open_writer, score_rows, write_rows
 from ..runs.files import CONFIGS, slug
 from ..runs.provenance import ON_PHANTOM, machine_facts
 from ..runs.tables import markdown_table, with_interval, write_results
@@ -49,10 +48,10 @@ def main(argv: list[str] | None = None) -> dict:
     for name in arguments.variants:
         folder = arguments.output_dir / slug(name)
         flags = _flags(name, folder, arguments, overrides)
-        settings = train_report_generator.settings_of(flags)
+        settings = settings_of(flags)
         score = functools.partial(_score, name, folder, train, test)
         results[name] = train_and_score(
-            folder, settings, lambda resume, flags=flags: train_report_generator.main([*flags, *resume]), score
+            folder, settings, lambda resume, flags=flags: train_report_generator([*flags, *resume]), score
         )
     write_results(arguments.output_dir, results, markdown(results))
     return results

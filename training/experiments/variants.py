@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from .. import pretrain
 from ..evaluation.scorers import Scorer, load_scorer
+from ..pretraining.training import PretrainArguments, pretrain
 from ..runs.command_line import parse_arguments
 from ..runs.files import read_json, write_json
-from ..runs.settings import SETTINGS_FILE, comparable_settings, hold_to_settings
+from ..runs.settings import EACH_EPOCH, SETTINGS_FILE, comparable_settings, hold_to_settings
 
 
 def pretrain_and_score(folder: Path, flags: Sequence[str], score: Callable[[Scorer], dict]) -> dict:
@@ -26,14 +26,14 @@ def pretrain_and_score(folder: Path, flags: Sequence[str], score: Callable[[Scor
         ValueError: the folder holds a run of other settings.
     """
     flags = [*flags, "--output_dir", str(folder)]
-    kinds = (pretrain.PretrainArguments, TrainingArguments)
-    arguments, training = parse_arguments(kinds, flags, defaults=pretrain.EACH_EPOCH)
+    kinds = (PretrainArguments, TrainingArguments)
+    arguments, training = parse_arguments(kinds, flags, defaults=EACH_EPOCH)
     settings = comparable_settings(arguments, training) | {"seed": training.seed}
 
     def scored() -> dict:
         return score(load_scorer(str(folder), device="cuda" if torch.cuda.is_available() else "cpu"))
 
-    return train_and_score(folder, settings, lambda resume: pretrain.main([*flags, *resume]), scored)
+    return train_and_score(folder, settings, lambda resume: pretrain([*flags, *resume]), scored)
 
 
 def train_and_score(folder: Path, settings: dict, train: Callable[[list[str]], object], score: Callable[[], dict]):

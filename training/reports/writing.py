@@ -1,8 +1,12 @@
 """Reports written by a trained generator of any kind, batch by batch, and their scores."""
 
+import csv
+import io
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +17,7 @@ import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 from processing.reports import parse_structured, structure_findings
 
 from ..metrics.reports import MetricOptions, ReportPairs, score_reports
+from ..runs.files import write_text
 from .prompt_hints import encode_images, predicted_diseases, similar_reports
 from .similar_cases import SimilarCases
 
@@ -190,3 +195,17 @@ def score_rows(rows: Sequence[dict], families: Sequence[str], bootstrap: int = 0
         np.asarray(labels, dtype=np.int64) if all(labels) else None,
     )
     return score_reports(pairs, families, options, bootstrap)
+
+
+def write_rows(path: str | Path, rows: list[dict]) -> None:
+    """Rows as JSONL or, by the name's ending, CSV, lists as JSON."""
+    if Path(path).suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        return
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({name: json.dumps(v) if isinstance(v, list) else v for name, v in row.items()})
+    write_text(path, text.getvalue())

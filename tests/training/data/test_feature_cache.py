@@ -10,9 +10,10 @@ from modeling_cogaze import CoGazeForPreTraining, CoGazeModel
 from processing import CoGazeProcessor
 from processing.datasets.storage.shards import write_shards
 from tests.training.training_runs import flags, in_two_processes
-from training import cache_features, pretrain
+from training import cache_features
 from training.data.collation import PretrainingCollator
 from training.data.feature_cache import INDEX, FeatureCache, quantise
+from training.pretraining.training import pretrain
 
 FROZEN = json.dumps({"freeze_vision_encoder": True})
 
@@ -20,7 +21,7 @@ FROZEN = json.dumps({"freeze_vision_encoder": True})
 @pytest.fixture(scope="module")
 def checkpoint(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    pretrain.main(flags(tiny_run, max_steps=1, output_dir=folder))
+    pretrain(flags(tiny_run, max_steps=1, output_dir=folder))
     return folder
 
 
@@ -38,7 +39,7 @@ def build(checkpoint, tiny_run, out, **options):
 
 def train(tiny_run, checkpoint, cache, out, **changes):
     options = {"init_from": checkpoint, "model_overrides": FROZEN, "feature_cache": cache, "output_dir": out}
-    return pretrain.main(flags(tiny_run, **options | {"max_steps": 2} | changes))
+    return pretrain(flags(tiny_run, **options | {"max_steps": 2} | changes))
 
 
 def test_the_loss_is_that_of_the_pictures(cache, checkpoint, small_phantom):

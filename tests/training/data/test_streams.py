@@ -6,9 +6,10 @@ import torch
 
 from processing.datasets.storage.shards import write_shards
 from tests.training.training_runs import flags, in_two_processes, weights
-from training import pretrain
+from training import pretrain as pretrain_command
 from training.data.loading import load_data, stored_columns
 from training.data.streams import STATE, StreamLoader
+from training.pretraining.training import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def two_epochs(run, tmp_path_factory):
     changes = {"num_train_epochs": 2, "crop": 0.8, "context_dropout": 0.5, "output_dir": folder}
     changes |= {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "no", "load_best_model_at_end": "False"}
     changes |= {"save_total_limit": 9}
-    pretrain.main(flags(run, **changes))
+    pretrain(flags(run, **changes))
     return folder, changes
 
 
@@ -49,7 +50,7 @@ def test_a_run_from_shards_resumes_bit_for_bit_in_the_middle_of_an_epoch(two_epo
     for step in (3, 6):
         out = tmp_path / str(step)
         shutil.copytree(folder / f"checkpoint-{step}", out / f"checkpoint-{step}")
-        pretrain.main(flags(run, **changes | {"output_dir": out, "resume_from_checkpoint": "True"}))
+        pretrain(flags(run, **changes | {"output_dir": out, "resume_from_checkpoint": "True"}))
         expected, found = weights(folder), weights(out)
         for name, value in expected.items():
             assert torch.equal(value, found[name]), name
@@ -60,15 +61,15 @@ def test_a_checkpoint_of_other_batches_is_refused(two_epochs, run, tmp_path):
     changes = changes | {"output_dir": tmp_path, "resume_from_checkpoint": folder / "checkpoint-3"}
     with pytest.raises(ValueError, match="shuffle_buffer: .* was saved with 6, now it is 2"):
         data = json.dumps(json.loads(run["train_data"]) | {"shuffle_buffer": 2})
-        pretrain.main(flags(run, **changes | {"train_data": data}))
+        pretrain(flags(run, **changes | {"train_data": data}))
 
 
 def test_in_the_order_of_the_shards_training_is_that_of_the_data_set(run, tiny_run, tmp_path):
     # Shards are read as written; a data set in order is one whose batches hold all of it.
     step = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.1, "eval_strategy": "no", "save_strategy": "no"}
     step |= {"load_best_model_at_end": "False", "per_device_train_batch_size": 14}
-    pretrain.main(flags(tiny_run, **step, output_dir=tmp_path / "data_set"))
-    pretrain.main(flags(run, **step, output_dir=tmp_path / "shards"))
+    pretrain(flags(tiny_run, **step, output_dir=tmp_path / "data_set"))
+    pretrain(flags(run, **step, output_dir=tmp_path / "shards"))
     expected, found = weights(tmp_path / "data_set"), weights(tmp_path / "shards")
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
@@ -95,7 +96,7 @@ def test_an_epoch_has_every_record_once_and_goes_on_anywhere(run, small_phantom,
 def test_processes_read_different_records_and_end_with_the_same_weights(run, shards, tmp_path):
     changes = {"num_train_epochs": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": "False"}
     arguments = flags(run, **changes, per_device_train_batch_size=3, output_dir=tmp_path)
-    in_two_processes(pretrain, arguments, tmp_path)
+    in_two_processes(pretrain_command, arguments, tmp_path)
     summary = json.loads((tmp_path / "training.json").read_text())
     assert summary["processes"] == 2 and summary["train_records"] == 14
 
@@ -114,8 +115,8 @@ def test_a_damaged_picture_stops_the_run_or_is_left_out_and_counted(run, small_p
     data = json.dumps(json.loads(run["train_data"]) | {"root": str(tmp_path / "shards")})
     changes = {"train_data": data, "num_train_epochs": 1, "output_dir": tmp_path / "out"}
     with pytest.raises(ValueError, match=rows[3]["image_id"]):
-        pretrain.main(flags(run, **changes))
-    pretrain.main(flags(run, **changes, on_bad_record="skip"))
+        pretrain(flags(run, **changes))
+    pretrain(flags(run, **changes, on_bad_record="skip"))
     assert json.loads((tmp_path / "out" / "training.json").read_text())["skipped_while_streaming"] == 1
 
 

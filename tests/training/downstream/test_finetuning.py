@@ -17,8 +17,8 @@ from processing import EgmaProcessor
 from processing.tokenization import build_tokenizer
 from tests import small
 from tests.training.shapes import SIZES, picture, records
-from training import finetune_classification, finetune_segmentation
 from training.downstream import data as downstream_data
+from training.downstream.training import finetune_classification, finetune_segmentation
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def classified(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classified")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(downstream_data, "load_data", lambda spec, argument: data[json.loads(spec)["name"]])
-        summary = finetune_classification.main(flags(folder, seeds=2, label_fraction=0.9, **scratch()))
+        summary = finetune_classification(flags(folder, seeds=2, label_fraction=0.9, **scratch()))
     return folder, summary
 
 
@@ -124,17 +124,17 @@ def test_finished_runs_are_kept_and_others_are_not_mixed_in(classified, tmp_path
     (tmp_path / "again" / "metrics.json").unlink()
     shutil.rmtree(tmp_path / "again" / "seed-1" / "checkpoint-0", ignore_errors=True)
     again = flags(tmp_path / "again", seeds=2, label_fraction=0.9, resume_from_checkpoint=True, **scratch())
-    assert finetune_classification.main(again)["metrics"] == summary["metrics"]
+    assert finetune_classification(again)["metrics"] == summary["metrics"]
     with pytest.raises(ValueError, match="learning_rate = 0.003, now it is 0.1"):
-        finetune_classification.main([*again, "--learning_rate", "0.1"])
+        finetune_classification([*again, "--learning_rate", "0.1"])
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
-    whole = finetune_classification.main(flags(tmp_path / "whole", num_train_epochs=2, save_total_limit=5, **scratch()))
+    whole = finetune_classification(flags(tmp_path / "whole", num_train_epochs=2, save_total_limit=5, **scratch()))
     checkpoints = sorted((tmp_path / "whole" / "seed-0").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     shutil.copytree(checkpoints[0], tmp_path / "part" / "seed-0" / checkpoints[0].name)
     resumed = flags(tmp_path / "part", num_train_epochs=2, save_total_limit=5, resume_from_checkpoint=True, **scratch())
-    assert finetune_classification.main(resumed)["metrics"] == whole["metrics"]
+    assert finetune_classification(resumed)["metrics"] == whole["metrics"]
 
 
 def test_a_run_that_was_cut_off_does_not_go_on_with_other_settings(classified, tmp_path):
@@ -143,14 +143,14 @@ def test_a_run_that_was_cut_off_does_not_go_on_with_other_settings(classified, t
     (tmp_path / "seed-0" / "metrics.json").unlink()
     again = flags(tmp_path, label_fraction=0.9, **scratch())
     with pytest.raises(ValueError, match="seed-0 holds checkpoints of an earlier run"):
-        finetune_classification.main(again)
+        finetune_classification(again)
     with pytest.raises(ValueError, match="was made with label_fraction = 0.9, now it is 0.5"):
-        finetune_classification.main([*again, "--label_fraction", "0.5", "--resume_from_checkpoint", "True"])
+        finetune_classification([*again, "--label_fraction", "0.5", "--resume_from_checkpoint", "True"])
 
 
 def test_a_linear_probe_leaves_the_checkpoints_encoder_as_it_was(tiny_checkpoint, tmp_path):
     probe = {"checkpoint": tiny_checkpoint, "linear_probe": True, "num_train_epochs": 1, "weight_decay": 0.1}
-    summary = finetune_classification.main(flags(tmp_path, **probe))
+    summary = finetune_classification(flags(tmp_path, **probe))
     before, after = (
         load_file(Path(tiny_checkpoint) / "model.safetensors"),
         load_file(tmp_path / "seed-0/model.safetensors"),
@@ -162,7 +162,7 @@ def test_a_linear_probe_leaves_the_checkpoints_encoder_as_it_was(tiny_checkpoint
 
 def test_without_a_step_the_disease_head_classifies(tiny_checkpoint, data, tmp_path):
     start = {"checkpoint": tiny_checkpoint, "init_from_disease_head": True, "learning_rate": 0.0, "num_train_epochs": 1}
-    finetune_classification.main(flags(tmp_path, labels=["Fracture"], no_context=True, **start))
+    finetune_classification(flags(tmp_path, labels=["Fracture"], no_context=True, **start))
     kept = load_file(tmp_path / "seed-0" / "test.safetensors")["predictions"]
     model, processor = (
         AutoModelForPreTraining.from_pretrained(tiny_checkpoint).eval(),
@@ -175,7 +175,7 @@ def test_without_a_step_the_disease_head_classifies(tiny_checkpoint, data, tmp_p
 
 
 def test_random_weights_in_the_checkpoints_shape(tiny_checkpoint, tmp_path):
-    finetune_classification.main(flags(tmp_path, checkpoint=tiny_checkpoint, from_scratch=True, num_train_epochs=1))
+    finetune_classification(flags(tmp_path, checkpoint=tiny_checkpoint, from_scratch=True, num_train_epochs=1))
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "seed-0")
     assert model.config.num_latents == 4 and model.config.id2label == {0: "Mass", 1: "Fracture"}
     assert model.config.examples_per_class == [24, 16]
@@ -190,13 +190,13 @@ def test_random_weights_are_trained_as_a_whole_though_the_checkpoint_freezes_its
     config = json.loads((frozen / "config.json").read_text()) | {"freeze_vision_encoder": True}
     (frozen / "config.json").write_text(json.dumps(config))
     start = {"checkpoint": frozen, "from_scratch": True, "num_train_epochs": 1, "linear_probe": linear_probe}
-    (run,) = finetune_classification.main(flags(tmp_path / "run", **start))["seeds"]
+    (run,) = finetune_classification(flags(tmp_path / "run", **start))["seeds"]
     head = 32 * 2 + 2
     assert run["trained_parameters"] == head if linear_probe else run["trained_parameters"] > 0.9 * run["parameters"]
 
 
 def test_a_timm_model_takes_the_same_pixels(tmp_path):
-    summary = finetune_classification.main(
+    summary = finetune_classification(
         flags(tmp_path, timm_model="test_resnet", num_train_epochs=1, crop=0.9, **scratch())
     )
     assert 0 <= summary["metrics"]["macro_auroc"]["mean"] <= 1
@@ -208,7 +208,7 @@ def segmented(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("segmented")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(downstream_data, "load_data", lambda spec, argument: data[json.loads(spec)["name"]])
-        summary = finetune_segmentation.main(flags(folder, num_train_epochs=10, crop=0.9, **scratch()))
+        summary = finetune_segmentation(flags(folder, num_train_epochs=10, crop=0.9, **scratch()))
     return folder, summary
 
 
@@ -222,7 +222,7 @@ def test_masks_and_boxes_are_learnt_finding_by_finding(segmented):
 
 
 def test_without_labels_all_regions_are_one_lesion(tiny_checkpoint, tmp_path):
-    summary = finetune_segmentation.main(
+    summary = finetune_segmentation(
         flags(tmp_path, labels=None, checkpoint=tiny_checkpoint, num_train_epochs=1, linear_probe=True)
     )
     assert summary["labels"] == ["lesion"] and summary["test_positives"] == {"lesion": 16}
@@ -237,12 +237,12 @@ def test_egma_is_fine_tuned_by_the_same_scripts(tmp_path):
     EgmaProcessor.for_model(build_tokenizer(["cough"], 300), config).save_pretrained(tmp_path / "egma")
     for name, script in (("classes", finetune_classification), ("masks", finetune_segmentation)):
         run = flags(tmp_path / name, checkpoint=tmp_path / "egma", num_train_epochs=1)
-        assert script.main(run)["labels"] == ["Mass", "Fracture"]
+        assert script(run)["labels"] == ["Mass", "Fracture"]
 
 
 def test_validation_comes_from_trains_patients_where_none_is_given(tmp_path):
     run = flags(tmp_path, validation_data=None, validation_fraction=0.25, num_train_epochs=1, **scratch())
-    summary = finetune_classification.main(run)
+    summary = finetune_classification(run)
     assert summary["patients"] == {"train": 18, "test": 12, "validation": 6}
     assert summary["images"]["train"] == 36
 
@@ -250,19 +250,19 @@ def test_validation_comes_from_trains_patients_where_none_is_given(tmp_path):
 def test_classes_that_a_split_lacks_are_named(shapes, tmp_path):
     everything = flags(tmp_path, labels=None, num_train_epochs=1, **scratch())
     with pytest.raises(ValueError, match="train_data: 'Hernia' has 0 positives and 48 negatives"):
-        finetune_classification.main(everything)
-    summary = finetune_classification.main([*everything, "--on_missing_class", "skip"])
+        finetune_classification(everything)
+    summary = finetune_classification([*everything, "--on_missing_class", "skip"])
     assert summary["labels"] == ["Mass", "Fracture"]
     assert summary["left_out"]["train"] == {"Hernia": "0 positives and 48 negatives"}
     assert "Left out of train: Hernia, 0 positives" in (tmp_path / "table.md").read_text()
     shapes["test"] = records("test", labels=lambda index: [1, 0, 0])
     with pytest.raises(ValueError, match="test_data: 'Mass' has 24 positives and 0 negatives; 'Fracture' has 0 pos"):
-        finetune_classification.main(flags(tmp_path, **scratch()))
+        finetune_classification(flags(tmp_path, **scratch()))
     with pytest.raises(ValueError, match="test_data: it has no class"):
-        finetune_classification.main([*flags(tmp_path, **scratch()), "--on_missing_class", "skip"])
+        finetune_classification([*flags(tmp_path, **scratch()), "--on_missing_class", "skip"])
     shapes["test"] = records("test", regions=lambda index: [])
     with pytest.raises(ValueError, match="test_data: 'Mass' has 0 positives and 24 negatives"):
-        finetune_segmentation.main(flags(tmp_path, **scratch()))
+        finetune_segmentation(flags(tmp_path, **scratch()))
 
 
 def test_masks_name_a_class_that_training_lacks(shapes, tmp_path):
@@ -270,15 +270,15 @@ def test_masks_name_a_class_that_training_lacks(shapes, tmp_path):
     without = [[region for region in regions if region["label"] == "Mass"] for regions in own["regions"]]
     shapes["train"] = records("train", regions=lambda index: without[index])
     with pytest.raises(ValueError, match="train_data: 'Fracture' has 0 positives and 48 negatives"):
-        finetune_segmentation.main(flags(tmp_path, **scratch()))
+        finetune_segmentation(flags(tmp_path, **scratch()))
     run = flags(tmp_path, num_train_epochs=1, on_missing_class="skip", **scratch())
-    assert finetune_segmentation.main(run)["labels"] == ["Mass"]
+    assert finetune_segmentation(run)["labels"] == ["Mass"]
 
 
 def test_a_class_that_no_validation_image_shows_has_no_f1(shapes, tmp_path):
     shapes["validation"] = records("validation", labels=lambda index: [int(index % 2 == 0), 0, 0])
     run = flags(tmp_path, num_train_epochs=1, on_missing_class="skip", **scratch())
-    summary = finetune_classification.main(run)
+    summary = finetune_classification(run)
     assert summary["left_out"]["validation"] == {"Fracture": "0 positives and 16 negatives"}
     metrics = {name: metric["mean"] for name, metric in summary["metrics"].items()}
     assert {"auroc/Mass", "auroc/Fracture", "f1/Mass"} < metrics.keys() and "f1/Fracture" not in metrics
@@ -288,7 +288,7 @@ def test_a_class_that_no_validation_image_shows_has_no_f1(shapes, tmp_path):
 def test_a_class_whose_records_are_all_unusable_is_named(shapes, tmp_path):
     shapes["train"] = records("train", view_position=lambda index: "PA" if index % 3 else "UPSIDE DOWN")
     with pytest.raises(ValueError, match="train_data: of the usable records, 'Fracture' has 0 positives and 32 neg"):
-        finetune_classification.main(flags(tmp_path, on_bad_record="skip", **scratch()))
+        finetune_classification(flags(tmp_path, on_bad_record="skip", **scratch()))
 
 
 def test_a_share_that_leaves_a_class_empty_is_refused(shapes, tmp_path):
@@ -296,15 +296,15 @@ def test_a_share_that_leaves_a_class_empty_is_refused(shapes, tmp_path):
     with pytest.raises(
         ValueError, match=r"label_fraction: 0.02 leaves 1 patients; of their images, .*'Fracture' has 0 pos"
     ):
-        finetune_classification.main(flags(tmp_path, label_fraction=0.02, **scratch()))
+        finetune_classification(flags(tmp_path, label_fraction=0.02, **scratch()))
 
 
 def test_masks_of_another_size_are_refused_before_the_first_step(shapes, tmp_path):
     narrow = {"label": "Mass", "box": [0.0, 0.0, 1.0, 1.0], "mask": Image.new("L", (64, 32), 255), "sentence": -1}
     shapes["train"] = records("train", regions=lambda index: [narrow] if index == 5 else picture(index, True, True)[1])
     with pytest.raises(ValueError, match=r"record 5 \(image i5\): .*mask of 'Mass' has 64 x 32 pixels"):
-        finetune_segmentation.main(flags(tmp_path, **scratch()))
-    summary = finetune_segmentation.main(flags(tmp_path, on_bad_record="skip", num_train_epochs=1, **scratch()))
+        finetune_segmentation(flags(tmp_path, **scratch()))
+    summary = finetune_segmentation(flags(tmp_path, on_bad_record="skip", num_train_epochs=1, **scratch()))
     assert summary["images"]["train"] == 47
 
 
@@ -325,10 +325,10 @@ def test_masks_of_another_size_are_refused_before_the_first_step(shapes, tmp_pat
 )
 def test_bad_arguments_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        finetune_classification.main(flags(tmp_path, **scratch() | changes))
+        finetune_classification(flags(tmp_path, **scratch() | changes))
 
 
 def test_data_sets_of_other_labels_are_refused(shapes, tmp_path):
     shapes["test"] = records("test", names=["Mass", "Hernia", "Fracture"])
     with pytest.raises(ValueError, match="test_data: its label names differ"):
-        finetune_classification.main(flags(tmp_path, **scratch()))
+        finetune_classification(flags(tmp_path, **scratch()))

@@ -12,6 +12,8 @@ from training.experiments import ablations as run_ablations
 from training.experiments import variants as runs
 from training.experiments.ablation_report import ablations_figure, markdown, summarise
 from training.experiments.ablations import CONFIG, merged, plan_run, read_ablations, rows_of
+from training.pretraining.training import PretrainArguments
+from training.runs.families import FAMILIES
 
 NAMES = ["cogaze-gaze_top_fraction=1.0", "cogaze-no_context=True", "cogaze-reference", "egma-reference"]
 
@@ -104,7 +106,7 @@ def test_changed_overrides_keep_the_others(output):
 
 def test_what_is_finished_is_not_run_again(output, monkeypatch):
     _, summary, flags = output
-    monkeypatch.setattr(runs.pretrain, "main", None)
+    monkeypatch.setattr(runs, "pretrain", None)
     assert run_ablations.main(flags) == summary
     with pytest.raises(ValueError, match="made with learning_rate"):
         run_ablations.main([*flags, "--learning_rate", "0.01"])
@@ -119,7 +121,7 @@ def test_what_was_cut_off_goes_on(output, tmp_path, monkeypatch):
     flags = [*flags[:4], "--output_dir", str(tmp_path), "--bootstrap", "5", "--tables", "context"]
     given = []
     with monkeypatch.context() as patch:
-        patch.setattr(runs.pretrain, "main", lambda argv: given.append(argv))
+        patch.setattr(runs, "pretrain", lambda argv: given.append(argv))
         # Trained, not scored.
         (run / "metrics.json").unlink()
         run_ablations.main(flags)
@@ -129,7 +131,7 @@ def test_what_was_cut_off_goes_on(output, tmp_path, monkeypatch):
         (run / "training.json").rename(run / "later.json")
         (run / "checkpoint-2").mkdir()
         patch.setattr(
-            runs.pretrain, "main", lambda argv: given.append(argv) or (run / "later.json").rename(run / "training.json")
+            runs, "pretrain", lambda argv: given.append(argv) or (run / "later.json").rename(run / "training.json")
         )
         run_ablations.main(flags)
     assert given[0][-2:] == ["--resume_from_checkpoint", "True"]
@@ -201,10 +203,10 @@ def test_the_shipped_rows_make_models():
         for table in rows_of(config, preset, None).values():
             for row in table["rows"]:
                 run = plan_run(config, CONFIG, config["presets"][preset], table["base"], row["changes"])
-                known = runs.pretrain.PretrainArguments.__dataclass_fields__
+                known = PretrainArguments.__dataclass_fields__
                 assert row["changes"].keys() <= known.keys()
-                arguments = runs.pretrain.PretrainArguments(**{n: v for n, v in run.settings.items() if n in known})
-                config_class, *_ = runs.pretrain.FAMILIES[arguments.model_family]
+                arguments = PretrainArguments(**{n: v for n, v in run.settings.items() if n in known})
+                config_class, *_ = FAMILIES[arguments.model_family]
                 fields = dict(arguments.model_overrides or {})
                 if arguments.model_family == "egma" and arguments.egma_losses:
                     fields["losses"] = arguments.egma_losses

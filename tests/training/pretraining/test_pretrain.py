@@ -7,14 +7,15 @@ from transformers import AutoModel, AutoProcessor
 
 from processing.datasets.phantom.loading import load_phantom
 from tests.training.training_runs import assert_same_weights, flags, in_two_processes, weights
-from training import pretrain
+from training import pretrain as pretrain_command
+from training.pretraining.training import pretrain
 
 
 @pytest.fixture(scope="module")
 def two_epochs(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two_epochs")
     changes = {"num_train_epochs": 2, "crop": 0.8, "context_dropout": 0.5, "output_dir": folder}
-    pretrain.main(flags(tiny_run, **changes))
+    pretrain(flags(tiny_run, **changes))
     return folder, changes
 
 
@@ -43,7 +44,7 @@ def test_resumed_run_continues_bit_for_bit(two_epochs, tiny_run, tmp_path):
     first, last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     shutil.copytree(first, tmp_path / first.name)
     resumed = changes | {"output_dir": tmp_path, "resume_from_checkpoint": tmp_path / first.name}
-    pretrain.main(flags(tiny_run, **resumed))
+    pretrain(flags(tiny_run, **resumed))
     assert_same_weights(last, tmp_path / last.name)
 
 
@@ -58,9 +59,9 @@ def test_two_processes_step_as_one_with_twice_the_batch(tiny_run, tmp_path):
         "max_grad_norm": 0,
     }
     two = flags(tiny_run, **step, output_dir=tmp_path / "two", per_device_train_batch_size=3)
-    in_two_processes(pretrain, two, tmp_path)
+    in_two_processes(pretrain_command, two, tmp_path)
     assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
-    pretrain.main(flags(tiny_run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
+    pretrain(flags(tiny_run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
     assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=1e-4, atol=1e-6)
 
 
@@ -73,7 +74,7 @@ def test_two_processes_step_as_one_with_twice_the_batch(tiny_run, tmp_path):
     ],
 )
 def test_ablations_train(tiny_run, tmp_path, ablation):
-    metrics = pretrain.main(flags(tiny_run, **ablation, num_train_epochs=1, output_dir=tmp_path))
+    metrics = pretrain(flags(tiny_run, **ablation, num_train_epochs=1, output_dir=tmp_path))
     assert metrics["eval_loss"] > 0
 
 
@@ -81,7 +82,7 @@ def test_unknown_key_of_a_config_is_named(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("train_dta: {name: phantom}\n")
     with pytest.raises(ValueError, match="train_dta"):
-        pretrain.main(["--config", str(config), "--output_dir", str(tmp_path)])
+        pretrain(["--config", str(config), "--output_dir", str(tmp_path)])
 
 
 def test_bad_record_stops_before_the_first_step_or_is_skipped(tiny_run, tmp_path, monkeypatch):
@@ -91,21 +92,21 @@ def test_bad_record_stops_before_the_first_step_or_is_skipped(tiny_run, tmp_path
             lambda record, index: record | ({"view_position": "SIDEWAYS"} if index == 2 else {}), with_indices=True
         )
 
-    monkeypatch.setattr(pretrain, "load_data", with_bad_record)
+    monkeypatch.setattr("training.pretraining.training.load_data", with_bad_record)
     with pytest.raises(ValueError, match=r"record 2 \(image .*SIDEWAYS"):
-        pretrain.main(flags(tiny_run, num_train_epochs=1, output_dir=tmp_path))
-    pretrain.main(flags(tiny_run, num_train_epochs=1, output_dir=tmp_path, on_bad_record="skip"))
+        pretrain(flags(tiny_run, num_train_epochs=1, output_dir=tmp_path))
+    pretrain(flags(tiny_run, num_train_epochs=1, output_dir=tmp_path, on_bad_record="skip"))
     assert json.loads((tmp_path / "training.json").read_text())["skipped_records"] == {"train": 1, "validation": 1}
 
 
 def test_learning_rate_factor_zero_leaves_the_image_encoder_as_it_was(tiny_run, tmp_path):
-    pretrain.main(flags(tiny_run, num_train_epochs=1, learning_rate=0, output_dir=tmp_path / "initial"))
+    pretrain(flags(tiny_run, num_train_epochs=1, learning_rate=0, output_dir=tmp_path / "initial"))
     factors = json.dumps({"cogaze.vision_model": 0.0})
-    pretrain.main(flags(tiny_run, num_train_epochs=1, learning_rate_factors=factors, output_dir=tmp_path / "trained"))
+    pretrain(flags(tiny_run, num_train_epochs=1, learning_rate_factors=factors, output_dir=tmp_path / "trained"))
     initial, trained = weights(tmp_path / "initial"), weights(tmp_path / "trained")
     same = {name for name, value in initial.items() if torch.equal(value, trained[name])}
     vision = {name for name in initial if name.startswith("cogaze.vision_model")}
     assert vision <= same
     assert any(name.startswith("cogaze.perceiver") for name in initial.keys() - same)
     with pytest.raises(ValueError, match="learning_rate_factors: no parameter"):
-        pretrain.main(flags(tiny_run, learning_rate_factors='{"decoder": 10}', output_dir=tmp_path))
+        pretrain(flags(tiny_run, learning_rate_factors='{"decoder": 10}', output_dir=tmp_path))

@@ -12,9 +12,11 @@ from processing import CoGazeProcessor
 from processing.prompts import report_messages
 from processing.tokenization import build_tokenizer
 from tests.training.training_runs import assert_same_weights, flags, in_two_processes, weights
-from training import generate_reports, train_report_generator
+from training import generate_reports
+from training import train_report_generator as train_report_generator_command
 from training.reports.prompt_hints import predicted_diseases, read_images, similar_reports
 from training.reports.similar_cases import SimilarCases
+from training.reports.training import train_report_generator
 from training.reports.writing import PromptedReportWriter, image_alone, open_writer
 
 SIZES = {
@@ -71,7 +73,7 @@ def run(tiny_run, pretrained):
 def trained(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
     changes = {"num_train_epochs": 2, "crop": 0.9, "output_dir": folder}
-    metrics = train_report_generator.main(flags(run, **changes))
+    metrics = train_report_generator(flags(run, **changes))
     return folder, changes, metrics
 
 
@@ -94,7 +96,7 @@ def test_resumed_run_continues_bit_for_bit(trained, run, tmp_path):
     folder, changes, _ = trained
     first, last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     shutil.copytree(first, tmp_path / first.name)
-    train_report_generator.main(flags(run, **changes | {"output_dir": tmp_path, "resume_from_checkpoint": True}))
+    train_report_generator(flags(run, **changes | {"output_dir": tmp_path, "resume_from_checkpoint": True}))
     assert_same_weights(last, tmp_path / last.name)
 
 
@@ -166,7 +168,7 @@ def test_a_random_language_model_is_trained_whole_from_images_that_are_encoded_o
         "output_dir": tmp_path,
     }
     without = {name: value for name, value in run.items() if name != "decoder_weights"}
-    train_report_generator.main([*flags(without, **options), "--prompt_parts", "diseases"])
+    train_report_generator([*flags(without, **options), "--prompt_parts", "diseases"])
     saved = weights(tmp_path)
     assert "language_model.model.embed_tokens.weight" in saved
     assert not any(name.startswith("encoder.") or "lora" in name for name in saved)
@@ -181,9 +183,7 @@ def test_structured_reports_go_on_from_free_text(trained, run, tmp_path, small_p
     changes = {"init_from": folder, "report_kind": "structured", "similar_cases": folder / "similar_cases"}
     changes |= {"processor_overrides": '{"max_prompt_length": 1000}', "output_dir": tmp_path}
     without = {name: value for name, value in run.items() if name != "decoder_weights"}
-    train_report_generator.main(
-        [*flags(without, **changes), "--metrics", "structure", "--best_by", "Structure validity"]
-    )
+    train_report_generator([*flags(without, **changes), "--metrics", "structure", "--best_by", "Structure validity"])
     writer = open_writer(str(tmp_path), options={"max_new_tokens": 60}, constrain=True)
     report = writer.write([small_phantom[0]])[0][0]
     assert writer.processor.report_kind == "structured"
@@ -196,9 +196,9 @@ def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
     step = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
     step |= {"model_overrides": '{"lora_dropout": 0.0}'}
     two = flags(run, **step, output_dir=tmp_path / "two", per_device_train_batch_size=3)
-    in_two_processes(train_report_generator, two, tmp_path)
+    in_two_processes(train_report_generator_command, two, tmp_path)
     assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
-    train_report_generator.main(flags(run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
+    train_report_generator(flags(run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
     assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=1e-4, atol=1e-6)
 
 
@@ -216,14 +216,14 @@ def test_wrong_settings_stop_before_the_first_step(trained, run, tmp_path, chang
     if "decoder" in changes:
         changes = changes | {"init_from": trained[0]}
     with pytest.raises(ValueError, match=message):
-        train_report_generator.main(flags(run, **changes, output_dir=tmp_path))
+        train_report_generator(flags(run, **changes, output_dir=tmp_path))
 
 
 def test_an_encoder_without_disease_heads_predicts_none(run, pretrained, tmp_path):
     CoGazeModel.from_pretrained(pretrained / "cogaze").save_pretrained(tmp_path / "headless")
     AutoProcessor.from_pretrained(pretrained / "cogaze").save_pretrained(tmp_path / "headless")
     with pytest.raises(ValueError, match="no disease head"):
-        train_report_generator.main(flags(run, init_from=tmp_path / "headless", output_dir=tmp_path / "out"))
+        train_report_generator(flags(run, init_from=tmp_path / "headless", output_dir=tmp_path / "out"))
 
 
 def test_an_index_of_another_encoder_is_refused(trained, tmp_path):

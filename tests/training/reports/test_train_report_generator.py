@@ -12,7 +12,8 @@ from processing import CoGazeProcessor, EgmaProcessor
 from processing.reports import parse_structured, structured_validity
 from processing.tokenization import build_tokenizer
 from tests.training.training_runs import assert_same_weights, flags, in_two_processes, weights
-from training import train_report_generator
+from training import train_report_generator as train_report_generator_command
+from training.reports.training import train_report_generator
 from training.reports.writing import Preparation, ReportWriter, one_per_study, score_rows
 
 SIZES = {
@@ -50,7 +51,7 @@ def run(tiny_run, pretrained):
 def trained(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
     changes = {"num_train_epochs": 2, "crop": 0.9, "context_dropout": 0.3, "output_dir": folder}
-    metrics = train_report_generator.main(
+    metrics = train_report_generator(
         [*flags(run, **changes), "--metrics", "bleu", "phantom", "--train_sampling_strategy", "group_by_length"]
     )
     return folder, changes, metrics
@@ -73,7 +74,7 @@ def test_resumed_run_continues_bit_for_bit(trained, run, tmp_path):
     first, last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     shutil.copytree(first, tmp_path / first.name)
     resumed = changes | {"output_dir": tmp_path, "resume_from_checkpoint": True}
-    train_report_generator.main(
+    train_report_generator(
         [*flags(run, **resumed), "--metrics", "bleu", "phantom", "--train_sampling_strategy", "group_by_length"]
     )
     assert_same_weights(last, tmp_path / last.name)
@@ -83,7 +84,7 @@ def test_structured_reports_from_an_encoder_that_ran_once(trained, run, tmp_path
     folder, _, _ = trained
     options = {"init_from": folder, "report_kind": "structured", "encode_once": 2, "crop": 0.9}
     overrides = {"processor_overrides": '{"max_report_length": 90}', "best_by": "Structure validity"}
-    metrics = train_report_generator.main(
+    metrics = train_report_generator(
         [*flags(run, **options, **overrides, output_dir=tmp_path), "--metrics", "structure", "phantom"]
     )
     assert 0 <= metrics["eval_Structure validity"] <= 1
@@ -103,7 +104,7 @@ def test_egma_learns_to_write_with_a_pretrained_decoder(run, pretrained, tmp_pat
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt")
     options = {"init_from": pretrained["egma"], "decoder_weights": tmp_path / "gpt", "output_dir": tmp_path / "out"}
-    metrics = train_report_generator.main(flags(run, **options))
+    metrics = train_report_generator(flags(run, **options))
     assert metrics["eval_loss"] > 0
     assert weights(tmp_path / "out")["decoder.transformer.wte.weight"].shape[1] == 16
 
@@ -117,13 +118,11 @@ def test_the_decoder_learns_faster(run, tmp_path):
         "max_grad_norm": 0,
         "lr_scheduler_type": "constant",
     }
-    start = train_report_generator.main(flags(run, **options | {"learning_rate": 0}, output_dir=tmp_path / "start"))
+    start = train_report_generator(flags(run, **options | {"learning_rate": 0}, output_dir=tmp_path / "start"))
     moves = {}
     for factor in (1.0, 10.0):
         factors = json.dumps({"decoder": factor})
-        train_report_generator.main(
-            flags(run, **options, learning_rate_factors=factors, output_dir=tmp_path / str(factor))
-        )
+        train_report_generator(flags(run, **options, learning_rate_factors=factors, output_dir=tmp_path / str(factor)))
         moves[factor] = {n: v - weights(tmp_path / "start")[n] for n, v in weights(tmp_path / str(factor)).items()}
     assert start["eval_loss"] > 0
     name = "decoder.transformer.h.0.mlp.c_fc.weight"
@@ -139,8 +138,8 @@ def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     step |= {"decoder_overrides": json.dumps(dropout), "model_overrides": '{"freeze_encoder": true}'}
     two = flags(run, **step, output_dir=tmp_path / "two", per_device_train_batch_size=3)
-    in_two_processes(train_report_generator, two, tmp_path)
-    train_report_generator.main(flags(run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
+    in_two_processes(train_report_generator_command, two, tmp_path)
+    train_report_generator(flags(run, **step, output_dir=tmp_path / "one", per_device_train_batch_size=6))
     summaries = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
     assert [summary["processes"] for summary in summaries] == [1, 2]
     assert summaries[0]["eval_BLEU-4"] == pytest.approx(summaries[1]["eval_BLEU-4"])
@@ -159,7 +158,7 @@ def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
 )
 def test_wrong_settings_stop_before_the_first_step(run, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        train_report_generator.main(flags(run, **changes, output_dir=tmp_path))
+        train_report_generator(flags(run, **changes, output_dir=tmp_path))
 
 
 def test_an_empty_report_stops_or_is_skipped(run, tmp_path, monkeypatch, small_phantom):
@@ -168,10 +167,10 @@ def test_an_empty_report_stops_or_is_skipped(run, tmp_path, monkeypatch, small_p
         findings[2] = " "
         return small_phantom.remove_columns("findings").add_column("findings", findings)
 
-    monkeypatch.setattr(train_report_generator, "load_data", with_empty_report)
+    monkeypatch.setattr("training.reports.training.load_data", with_empty_report)
     with pytest.raises(ValueError, match=r"record 2 .*the report is empty"):
-        train_report_generator.main(flags(run, output_dir=tmp_path))
-    train_report_generator.main(flags(run, output_dir=tmp_path, on_bad_record="skip"))
+        train_report_generator(flags(run, output_dir=tmp_path))
+    train_report_generator(flags(run, output_dir=tmp_path, on_bad_record="skip"))
     assert json.loads((tmp_path / "training.json").read_text())["skipped_records"] == {"train": 1, "validation": 1}
 
 

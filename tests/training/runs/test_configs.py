@@ -5,22 +5,23 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from training import finetune_classification, finetune_segmentation, pretrain, train_report_generator
 from training.downstream.tasks import ClassificationArguments, SegmentationArguments
+from training.downstream.training import CLASSIFICATION_DEFAULTS, SEGMENTATION_DEFAULTS
+from training.pretraining.training import PretrainArguments
+from training.reports import training as report_training
 from training.runs.command_line import mapping, parse_arguments
+from training.runs.settings import EACH_EPOCH
 
 CONFIGS = Path(__file__).resolve().parents[3] / "training" / "configs"
 PARSERS = {
     "classification": lambda flags: parse_arguments(
-        (ClassificationArguments, TrainingArguments), flags, defaults=finetune_classification.DEFAULTS
+        (ClassificationArguments, TrainingArguments), flags, defaults=CLASSIFICATION_DEFAULTS
     ),
     "segmentation": lambda flags: parse_arguments(
-        (SegmentationArguments, TrainingArguments), flags, defaults=finetune_segmentation.DEFAULTS
+        (SegmentationArguments, TrainingArguments), flags, defaults=SEGMENTATION_DEFAULTS
     ),
-    "pretrain": lambda flags: parse_arguments(
-        (pretrain.PretrainArguments, TrainingArguments), flags, defaults=pretrain.EACH_EPOCH
-    ),
-    "report": lambda flags: train_report_generator.parse([*flags, "--init_from", "checkpoint"]),
+    "pretrain": lambda flags: parse_arguments((PretrainArguments, TrainingArguments), flags, defaults=EACH_EPOCH),
+    "report": lambda flags: report_training.parse([*flags, "--init_from", "checkpoint"]),
 }
 FILES = [f"{room}/{path.stem}" for room in PARSERS for path in sorted((CONFIGS / room).glob("*.yaml"))]
 

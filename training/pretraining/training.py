@@ -1,0 +1,205 @@
+"""Pretraining of both families, from flags to a checkpoint."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from transformers import AutoTokenizer, EarlyStoppingCallback, TrainingArguments, set_seed
+
+from processing.datasets.records import label_names
+from processing.tokenization import build_tokenizer, cogaze_tokenizer
+
+from ..data.augmentation import AlignedAugmentation
+from ..data.checking import keep_good_records
+from ..data.collation import PretrainingCollator
+from ..data.feature_cache import FeatureCache
+from ..data.loading import load_data, positives_per_class, stored_columns
+from ..data.streams import StreamLoader, StreamState, TrainingStream
+from ..runs.command_line import mapping, parse_arguments
+from ..runs.families import FAMILIES
+from ..runs.files import write_json
+from ..runs.provenance import training_facts
+from ..runs.settings import EACH_EPOCH, checkpoint_to_resume
+from ..runs.trainer import PartsTrainer
+
+
+@dataclass
+class PretrainArguments:
+    """Data, model, and what an ablation changes."""
+
+    train_data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
+    validation_data: str = field(metadata={"help": "JSON, as train_data"})
+    model_family: Literal["cogaze", "egma"] = "cogaze"
+    model_size: Literal["tiny", "base"] = "base"
+    model_overrides: str | None = field(default=None, metadata={"help": "JSON: any field of the model's config"})
+    init_from: str | None = field(default=None, metadata={"help": "a checkpoint to start from, with its processor"})
+    vision_encoder: str | None = field(default=None, metadata={"help": "pretrained image encoder: folder or Hub id"})
+    text_encoder: str | None = field(default=None, metadata={"help": "pretrained text encoder: folder or Hub id"})
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder or Hub id; built from the reports if absent. CoGaze extends a GPT-2 tokenizer, EGMA takes "
+            "its text encoder's as it is"
+        },
+    )
+    feature_cache: str | None = field(
+        default=None, metadata={"help": "folder of training/cache_features.py, read in place of the pictures"}
+    )
+    vocab_size: int = field(default=4096, metadata={"help": "size of a tokenizer that is built"})
+    on_bad_record: Literal["raise", "skip"] = "raise"
+    crop: float | None = field(default=None, metadata={"help": "augment: least share of each side kept; off if absent"})
+    exposure: float = field(default=0.2, metadata={"help": "augment: share by which contrast and brightness vary"})
+    autocontrast: float = field(default=0.0, metadata={"help": "augment: share of pictures stretched to full contrast"})
+    context_dropout: float = field(default=0.0, metadata={"help": "share of records whose context is left out"})
+    learning_rate_factors: str | None = field(
+        default=None, metadata={"help": "JSON: beginning of parameters' names -> factor of their learning rate"}
+    )
+    early_stopping_patience: int | None = None
+    gaze_fraction: float = field(default=1.0, metadata={"help": "share of studies whose gaze is used"})
+    gaze_loss: Literal["js", "mse", "iou", "mask", "none"] = field(default="js", metadata={"help": "CoGaze's L_G"})
+    no_context: bool = field(default=False, metadata={"help": "ablation: neither indication nor history"})
+    single_positive: bool = field(default=False, metadata={"help": "CoGaze ablation: only the own report is positive"})
+    no_classification: bool = field(default=False, metadata={"help": "CoGaze ablation: without L_cls"})
+    egma_losses: list[str] | None = field(
+        default=None, metadata={"help": "EGMA ablation: any of clip, mlce, egf, egm; egf and egm if absent"}
+    )
+
+
+def pretrain(argv: list[str] | None = None) -> dict:
+    arguments, training = parse_arguments((PretrainArguments, TrainingArguments), argv, __doc__, EACH_EPOCH)
+    set_seed(training.seed)
+
+    train = load_data(arguments.train_data, "train_data")
+    validation = load_data(arguments.validation_data, "validation_data")
+    processor, model = build(arguments, train)
+    cache = _feature_cache(arguments, model, processor)
+    if cache:
+        train, validation = cache.attach(train, "train_data"), cache.attach(validation, "validation_data")
+    augmentation = None
+    if arguments.crop or arguments.autocontrast:
+        augmentation = AlignedAugmentation(arguments.crop or 1.0, arguments.exposure, arguments.autocontrast)
+    reading = {
+        "gaze_fraction": arguments.gaze_fraction,
+        "use_context": not arguments.no_context,
+        "feature_cache": cache,
+        "on_bad_record": arguments.on_bad_record,
+    }
+    train_collator = PretrainingCollator(
+        processor, **reading, context_dropout=arguments.context_dropout, augmentation=augmentation
+    )
+
+    skipped = {}
+    workers = max(1, training.dataloader_num_workers)
+    with training.main_process_first(desc="checking records"):
+        train, skipped["train"] = keep_good_records(train, processor, arguments.on_bad_record, workers)
+        validation, skipped["validation"] = keep_good_records(validation, processor, arguments.on_bad_record, workers)
+    for split, reasons in skipped.items():
+        if reasons:
+            print(f"Skipped {sum(reasons.values())} unusable {split} records: {dict(reasons)}")
+
+    checkpoint = checkpoint_to_resume(training)
+    callbacks = []
+    if arguments.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    if isinstance(train, TrainingStream):
+        train.seed = training.seed
+        callbacks.append(StreamState(train, checkpoint))
+    trainer = _Trainer(
+        model=model,
+        args=training,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=train_collator,
+        eval_collator=PretrainingCollator(processor, **reading),
+        callbacks=callbacks,
+        learning_rate_factors=mapping(arguments.learning_rate_factors, "learning_rate_factors"),
+    )
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(training.output_dir)
+        summary = metrics | {
+            "skipped_records": {split: sum(reasons.values()) for split, reasons in skipped.items()},
+            "skipped_while_streaming": processor.bad_records,
+            "train_records": train.total if isinstance(train, TrainingStream) else len(train),
+            "processes": training.world_size,
+        }
+        encoders = (arguments.vision_encoder, arguments.text_encoder)
+        summary |= training_facts(trained.metrics["train_runtime"], train, arguments.init_from, encoders)
+        write_json(Path(training.output_dir) / "training.json", summary)
+    return metrics
+
+
+def build(arguments: PretrainArguments, train):
+    """The processor and the model that the arguments ask for."""
+    config_class, processor_class, model_class = FAMILIES[arguments.model_family]
+    settings = _settings(arguments, train)
+    if arguments.init_from:
+        processor = processor_class.from_pretrained(arguments.init_from)
+        config = config_class.from_pretrained(arguments.init_from, **settings)
+        return processor, model_class.from_pretrained(arguments.init_from, config=config)
+    if arguments.tokenizer:
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+        tokenizer = cogaze_tokenizer(tokenizer) if arguments.model_family == "cogaze" else tokenizer
+    else:
+        records = stored_columns(train, ["findings", "indication", "history"])
+        texts = (text for record in records for text in record.values() if text)
+        tokenizer = build_tokenizer(texts, arguments.vocab_size)
+    config = config_class.named(arguments.model_size, vocab_size=len(tokenizer), **settings)
+    processor = processor_class.for_model(tokenizer, config)
+    if arguments.vision_encoder or arguments.text_encoder:
+        encoders = {"vision": arguments.vision_encoder, "text": arguments.text_encoder}
+        return processor, model_class.from_encoders(**encoders, config=config)
+    return processor, model_class(config)
+
+
+def _settings(arguments: PretrainArguments, train) -> dict:
+    """Config fields that follow from the data and the ablation, then those given by hand."""
+    by_hand = mapping(arguments.model_overrides, "model_overrides")
+    if arguments.model_family == "egma":
+        return ({"losses": arguments.egma_losses} if arguments.egma_losses else {}) | by_hand
+    fields = {
+        "label_names": label_names(train),
+        "gaze_loss": None if arguments.gaze_loss == "none" else arguments.gaze_loss,
+        "contrastive_targets": "single" if arguments.single_positive else "hybrid",
+        "use_classification": not arguments.no_classification,
+    }
+    if "positives_per_class" not in by_hand:
+        codes = [record["labels"] for record in stored_columns(train, ["labels"])]
+        fields["positives_per_class"] = positives_per_class(codes)
+    return fields | by_hand
+
+
+def _feature_cache(arguments: PretrainArguments, model, processor) -> FeatureCache | None:
+    if arguments.feature_cache is None:
+        return None
+    if arguments.model_family != "cogaze" or not model.config.freeze_vision_encoder:
+        raise ValueError("feature_cache: the vision encoder is trained; only a frozen one (CoGaze's) can be cached.")
+    cache = FeatureCache(arguments.feature_cache)
+    cache.check(model.cogaze.vision_model, processor.image_processor)
+    return cache
+
+
+class _Trainer(PartsTrainer):
+    """Reads streams without accelerate."""
+
+    def get_train_dataloader(self):
+        if isinstance(self.train_dataset, TrainingStream):
+            args = self.args
+            return StreamLoader(
+                self.train_dataset,
+                args.train_batch_size,
+                self.data_collator,
+                num_workers=args.dataloader_num_workers,
+                drop_last=args.dataloader_drop_last,
+            )
+        return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        if isinstance(self.eval_dataset, TrainingStream):
+            args = self.args
+            return StreamLoader(
+                self.eval_dataset, args.eval_batch_size, self.eval_collator, args.dataloader_num_workers
+            )
+        return super().get_eval_dataloader(eval_dataset)

@@ -1,0 +1,73 @@
+"""Command lines: a YAML file gives the defaults, flags override them."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def parse_arguments(
+    kinds: Sequence[type],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    defaults: dict | None = None,
+):
+    """One instance of each dataclass in `kinds`, filled from `--config file.yaml` and the flags after it.
+
+    `defaults` replace the dataclasses' own.
+
+    Raises:
+        ValueError: the YAML file is missing, is no mapping, or has a key that no dataclass knows; names the key.
+    """
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--config")
+    known, rest = first.parse_known_args(argv)
+
+    parser = HfArgumentParser(kinds, description=description)
+    parser.set_defaults(**(defaults or {}))
+    parser.add_argument("--config", help="a YAML file whose keys are the arguments below; flags override it")
+    if known.config:
+        parser.set_defaults(**_read_yaml(known.config, {field.name for kind in kinds for field in fields(kind)}))
+        for action in parser._actions:
+            action.required = action.required and parser.get_default(action.dest) is None
+    *parsed, _ = parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)
+    return parsed
+
+
+def _read_yaml(path: str, known: set[str]) -> dict:
+    if not Path(path).is_file():
+        raise ValueError(f"config: no file {path}; the ones that come with the project are in training/configs/.")
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"config: {path} holds no `key: value` lines.")
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(f"config: {path} has the key {key!r}, which this script does not know; see its --help.")
+        # YAML reads 5e-5 as a string.
+        if isinstance(value, str):
+            try:
+                values[key] = float(value)
+            except ValueError:
+                pass
+    return values
+
+
+def mapping(value: dict | str | None, argument: str) -> dict:
+    """A mapping given as such (YAML) or as JSON text (command line); None is empty.
+
+    Raises:
+        ValueError: the text is no JSON object; names the argument.
+    """
+    if value is None or isinstance(value, dict):
+        return dict(value or {})
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{argument}: {value!r} is no JSON object ({error}).") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{argument}: {value!r} is no JSON object.")
+    return parsed

@@ -1,0 +1,80 @@
+"""What a run hangs on: kept beside it, held to, and gone on from."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from .files import read_json, write_json
+
+# Beside what was trained: what it hangs on.
+SETTINGS_FILE = "settings.json"
+# Evaluate and save each epoch; keep the best and the last checkpoint.
+EACH_EPOCH = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_loss",
+    "greater_is_better": False,
+    "logging_strategy": "epoch",
+    "remove_unused_columns": False,
+    "dataloader_pin_memory": False,
+    "report_to": "tensorboard",
+}
+
+# Of `TrainingArguments`: what results hang on, whatever the machine.
+SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
+SETTINGS += ("weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "max_steps")
+SETTINGS += ("metric_for_best_model", "lr_scheduler_kwargs", "bf16", "fp16")
+
+
+def comparable_settings(arguments, training: TrainingArguments, left_out: Sequence[str] = ()) -> dict:
+    """What makes results comparable: a dataclass of arguments but for `left_out`, and `SETTINGS`, as JSON has them."""
+    own = {name: value for name, value in asdict(arguments).items() if name not in left_out}
+    return json.loads(json.dumps(own | {name: getattr(training, name) for name in SETTINGS}))
+
+
+def refuse_other_settings(folder: Path, earlier: dict, settings: dict, advice: str = "") -> None:
+    """
+    Raises:
+        ValueError: `folder` was made with `earlier` settings that differ from `settings`; names the first.
+    """
+    for name, value in settings.items():
+        if earlier.get(name) != value:
+            raise ValueError(
+                f"output_dir: {folder} was made with {name} = {earlier.get(name)!r}, now it is {value!r}; "
+                f"give another folder{advice}."
+            )
+
+
+def hold_to_settings(path: Path, settings: dict) -> None:
+    """Write `settings` to `path`, unless an earlier run in that folder has.
+
+    Raises:
+        ValueError: it has written others; names the first.
+    """
+    if path.is_file():
+        refuse_other_settings(path.parent, read_json(path), settings, ", or delete that one")
+    else:
+        write_json(path, settings)
+
+
+def checkpoint_to_resume(training: TrainingArguments) -> str | None:
+    """The checkpoint to go on from; "True" is the last one.
+
+    Raises:
+        ValueError: "True", and there is none.
+    """
+    asked = training.resume_from_checkpoint
+    if asked is None or str(asked).lower() in ("false", "none"):
+        return None
+    if str(asked).lower() != "true":
+        return str(asked)
+    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    if last is None:
+        raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {training.output_dir}.")
+    return last
