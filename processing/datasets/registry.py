@@ -44,7 +44,7 @@ def source(name: str) -> Source:
     if name not in _SOURCES:
         raise ValueError(f"name: {name!r} is no data set; there are {', '.join(names())}.")
     module, attribute = _SOURCES[name]
-    return getattr(importlib.import_module(f".{module}", __package__), attribute)
+    return getattr(importlib.import_module(f".sources.{module}", __package__), attribute)
 
 
 def load(name: str, root=None, split: str | None = None, **options) -> Dataset:
