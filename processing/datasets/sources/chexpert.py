@@ -13,20 +13,11 @@ from functools import partial
 
 from ..records import CHEXBERT_OBSERVATIONS
 from .building import build, image_size
-from .common import (
-    Source,
-    age_in_years,
-    blank_record,
-    chexpert_codes,
-    choose_split,
-    find_root,
-    indication_of,
-    read_table,
-    sample_facts,
-    sample_per_class,
-    sex_letter,
-    without_duplicates,
-)
+from .common import Source, age_in_years, blank_record, indication_of, sex_letter
+from .roots import find_root
+from .samples import sample_facts, sample_per_class
+from .splits import choose_split
+from .tables import chexpert_codes, read_table, without_duplicates
 
 VERSION = 1
 

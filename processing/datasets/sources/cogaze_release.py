@@ -23,7 +23,9 @@ from datasets import Image, List, Value
 
 from ..records import CHEXBERT_OBSERVATIONS, NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN, record_features
 from .building import build, image_size
-from .common import Source, blank_record, choose_split, find_root, read_text
+from .common import Source, blank_record
+from .roots import find_root, read_text
+from .splits import choose_split
 
 VERSION = 1
 CODES = {0: NOT_MENTIONED, 1: POSITIVE, 2: NEGATIVE, 3: UNCERTAIN}

@@ -22,20 +22,11 @@ import pandas as pd
 from ...reports import split_sentences
 from ..records import CHEXBERT_OBSERVATIONS
 from .building import build, image_size
-from .common import (
-    Skip,
-    Source,
-    age_in_years,
-    blank_record,
-    chexpert_codes,
-    choose_split,
-    find_root,
-    number,
-    read_table,
-    read_text,
-    sex_letter,
-)
-from .mimic_cxr import PROTOCOL, clean_readings, find_reports, mimic_splits, read_report
+from .common import Skip, Source, age_in_years, blank_record, sex_letter
+from .mimic_shared import PROTOCOL, clean_readings, find_reports, mimic_splits, read_report
+from .roots import find_root, read_text
+from .splits import choose_split
+from .tables import chexpert_codes, number, read_table
 
 VERSION = 1
 SOURCE_NAME = "EGD"

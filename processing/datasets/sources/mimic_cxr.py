@@ -8,42 +8,23 @@ Tables may be unpacked, reports may lie beside the images. Johnson et al., Scien
 arXiv 1901.07042 (MIMIC-CXR-JPG); https://physionet.org/content/mimic-cxr-jpg/
 """
 
-import os
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
-from ...gaze import clean_fixations
-from ...reports import split_sections
 from ..records import CHEXBERT_OBSERVATIONS
-from .building import build, image_size
-from .common import (
-    SAMPLES,
-    Skip,
-    Source,
-    blank_record,
-    chexpert_codes,
-    choose_split,
-    find_root,
-    first_file,
-    number,
-    read_table,
-    read_text,
-    require_file,
-    sample_facts,
-    sample_per_class,
-    without_duplicates,
-)
+from .building import build
+from .common import Source
+from .egd import egd_readings
+from .mimic_shared import PROTOCOL, find_reports, make_record, mimic_splits
+from .reflacx import reflacx_readings
+from .roots import find_root, first_file, require_file
+from .samples import SAMPLES, sample_facts, sample_per_class
+from .splits import choose_split
+from .tables import chexpert_codes, number, read_table, without_duplicates
 
 VERSION = 1
-SPLITS = {"train": "train", "validate": "val", "test": "test"}
-PROTOCOL = {
-    "keep": "findings and impression sections apart; records without findings kept",
-    "drop": "findings and impression sections apart; records without findings dropped",
-    "unlabelled": "findings section, else the unlabelled paragraph; records with neither dropped",
-}
 
 
 def load_mimic_cxr(
@@ -147,15 +128,6 @@ def mimic_items(root: Path, reports_root=None, labels: str = "chexpert", dropped
     return items
 
 
-def mimic_splits(root: Path) -> dict[str, str]:
-    """dicom_id -> "train", "val" or "test" from the official table; empty without it."""
-    file = first_file(root, "*split.csv*")
-    if file is None:
-        return {}
-    table = read_table(file, ("dicom_id", "split"))
-    return {dicom: SPLITS.get(name, name) for dicom, name in zip(table["dicom_id"], table["split"], strict=True)}
-
-
 def mimic_labels(root: Path, labels: str) -> dict[str, list[int]]:
     """study_id -> label codes; empty without the table."""
     if labels not in ("chexpert", "negbio"):
@@ -167,80 +139,7 @@ def mimic_labels(root: Path, labels: str) -> dict[str, list[int]]:
     return {row["study_id"]: chexpert_codes(row) for row in table.to_dict("records")}
 
 
-def find_reports(root: Path, reports_root=None) -> Path | None:
-    """The folder above the reports' `files/`, or None if there are no reports near.
-
-    Raises:
-        ValueError: a `reports_root` was given and holds none.
-    """
-    if reports_root is not None:
-        return find_root(reports_root, "MIMIC-CXR reports", "files/p1*/p*/s*.txt")
-    near = [root, root / "mimic-cxr-reports", *sorted(root.parent.glob("mimic-cxr*")), root.parent]
-    return next((folder for folder in near if _has_reports(folder)), None)
-
-
-def _has_reports(folder: Path) -> bool:
-    """Told by the first patients: to look through all of them for nothing takes minutes."""
-    return any(next(patient.glob("s*.txt"), None) for patient in islice(folder.glob("files/p1*/p*/"), 20))
-
-
-def read_report(path: str, noted: Counter) -> dict[str, str]:
-    """Sections of one report, empty and counted where its file is missing."""
-    if not os.path.exists(path):
-        noted["report file missing"] += 1
-        return split_sections("")
-    return split_sections(read_text(path, noted))
-
-
-def make_record(item: dict, noted: Counter, missing_findings: str = "keep") -> dict:
-    image, *report = item["files"]
-    width, height = item["image_width"], item["image_height"]
-    if not (width and height):
-        width, height = image_size(image)
-    elif not os.path.exists(image):
-        raise Skip("image file missing")
-    elif not os.path.getsize(image):
-        raise Skip("image file empty")
-    if report:
-        sections = read_report(report[0], noted)
-    else:
-        noted["no reports folder"] += 1
-        sections = split_sections("")
-    if not sections["findings"] and missing_findings == "unlabelled" and sections["unlabelled"]:
-        noted["findings taken from the unlabelled paragraph"] += 1
-        sections["findings"] = sections["unlabelled"]
-    if not sections["findings"]:
-        if missing_findings != "keep":
-            raise Skip("no findings")
-        noted["no findings"] += 1
-    return blank_record() | {
-        "image": {"path": image, "bytes": None},
-        "image_width": width,
-        "image_height": height,
-        **{name: item[name] for name in ("image_id", "study_id", "patient_id", "view_position", "labels")},
-        **{name: sections[name] for name in ("indication", "history", "findings", "impression")},
-        "gaze": clean_readings(item.get("gaze", []), (width, height), noted),
-    }
-
-
-def clean_readings(readings: list[dict], image_size: tuple[int, int], noted: Counter) -> list[dict]:
-    """The readings without fixations outside the image or the part shown, and without readings that this empties."""
-    kept = []
-    for reading in readings:
-        reading, beside = clean_fixations(reading, image_size)
-        if beside:
-            noted["fixation outside the part shown"] += beside
-        if reading["fixations"] and reading["sentences"]:
-            kept.append(reading)
-        else:
-            noted["reading without fixations or sentences"] += 1
-    return kept
-
-
 def _join_gaze(items: list[dict], egd_root, reflacx_root, dropped: Counter) -> None:
-    from .egd import egd_readings
-    from .reflacx import reflacx_readings
-
     by_id = {item["image_id"]: item for item in items}
     sources = ((egd_root, egd_readings), (reflacx_root, reflacx_readings))
     for readings in (read(Path(folder), dropped) for folder, read in sources if folder):

@@ -17,10 +17,13 @@ import pandas as pd
 
 from ..records import CHEXBERT_OBSERVATIONS
 from .building import build
-from .common import Source, chexpert_codes, choose_split, find_root, read_table
+from .common import Source
 from .egd import egd_readings
-from .mimic_cxr import PROTOCOL, SPLITS, make_record
+from .mimic_shared import PROTOCOL, SPLITS, make_record
 from .reflacx import reflacx_readings
+from .roots import find_root
+from .splits import choose_split
+from .tables import chexpert_codes, read_table
 
 VERSION = 1
 

@@ -16,21 +16,10 @@ from pathlib import Path
 
 from ..records import NEGATIVE, POSITIVE
 from .building import build, image_size
-from .common import (
-    Source,
-    age_in_years,
-    blank_record,
-    choose_split,
-    find_root,
-    first_file,
-    image_index,
-    indication_of,
-    number,
-    read_table,
-    sex_letter,
-    stem,
-    without_duplicates,
-)
+from .common import Source, age_in_years, blank_record, indication_of, sex_letter
+from .roots import find_root, first_file, image_index, stem
+from .splits import choose_split
+from .tables import number, read_table, without_duplicates
 
 VERSION = 1
 NIH_LABELS = (

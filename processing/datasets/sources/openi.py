@@ -17,7 +17,10 @@ from pathlib import Path
 
 from ..records import CHEXBERT_OBSERVATIONS, NOT_MENTIONED, POSITIVE
 from .building import build, image_size
-from .common import Skip, Source, blank_record, choose_split, find_root, first_file, image_index, number, read_table
+from .common import Skip, Source, blank_record
+from .roots import find_root, first_file, image_index
+from .splits import choose_split
+from .tables import number, read_table
 
 VERSION = 1
 _REPORTS = ("NLMCXR_reports.tgz", "ecgen-radiology/*.xml", "*.xml", "NLMCXR_reports/ecgen-radiology/*.xml")

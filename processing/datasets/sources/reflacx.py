@@ -17,8 +17,11 @@ from pathlib import Path
 
 from ..records import NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN
 from .building import build
-from .common import Source, choose_split, find_root, first_file, number, read_table
-from .mimic_cxr import PROTOCOL, find_reports, make_record, mimic_splits
+from .common import Source
+from .mimic_shared import PROTOCOL, find_reports, make_record, mimic_splits
+from .roots import find_root, first_file
+from .splits import choose_split
+from .tables import number, read_table
 
 VERSION = 1
 SOURCE_NAME = "REFLACX"

@@ -13,7 +13,10 @@ from functools import partial
 
 from ..records import NEGATIVE, POSITIVE
 from .building import build, dicom_facts
-from .common import Source, blank_record, choose_split, find_root, indication_of, number, read_table
+from .common import Source, blank_record, indication_of
+from .roots import find_root
+from .splits import choose_split
+from .tables import number, read_table
 
 VERSION = 1
 CLASSES = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")

@@ -14,17 +14,9 @@ from pathlib import Path
 
 from ..records import NEGATIVE, POSITIVE
 from .building import build, image_size
-from .common import (
-    Source,
-    age_in_years,
-    blank_record,
-    choose_split,
-    find_root,
-    image_index,
-    indication_of,
-    read_text,
-    sex_letter,
-)
+from .common import Source, age_in_years, blank_record, indication_of, sex_letter
+from .roots import find_root, image_index, read_text
+from .splits import choose_split
 
 VERSION = 1
 

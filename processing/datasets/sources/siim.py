@@ -19,8 +19,11 @@ from PIL import Image
 
 from ..records import NEGATIVE, POSITIVE
 from .building import build, image_size
-from .common import Skip, Source, blank_record, choose_split, find_root, first_file, image_index, read_table, stem
+from .common import Skip, Source, blank_record
+from .roots import find_root, first_file, image_index, stem
 from .rsna import make_dicom_record
+from .splits import choose_split
+from .tables import read_table
 
 VERSION = 1
 SIDE = 1024

@@ -15,7 +15,8 @@ from pathlib import Path
 from ...reports import parse_structured
 from .building import build, image_size
 from .cogaze_release import find_annotation, image_bases, locate, preferred_view, read_annotation
-from .common import Skip, Source, blank_record, choose_split
+from .common import Skip, Source, blank_record
+from .splits import choose_split
 
 VERSION = 1
 

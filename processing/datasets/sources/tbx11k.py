@@ -12,7 +12,10 @@ from collections import Counter
 
 from ..records import NEGATIVE, POSITIVE
 from .building import build, image_size
-from .common import Source, blank_record, choose_split, find_root, number, read_table, stem
+from .common import Source, blank_record
+from .roots import find_root, stem
+from .splits import choose_split
+from .tables import number, read_table
 
 VERSION = 1
 TARGETS = {"tb": [POSITIVE], "no_tb": [NEGATIVE]}

@@ -11,14 +11,9 @@ from PIL import Image
 from processing.datasets import load, names, registry
 from processing.datasets.records import facts_of, record_features
 from processing.datasets.sources import building
-from processing.datasets.sources.common import (
-    age_in_years,
-    blank_record,
-    check_patients,
-    indication_of,
-    read_split_lists,
-    read_table,
-)
+from processing.datasets.sources.common import age_in_years, blank_record, indication_of
+from processing.datasets.sources.splits import check_patients, read_split_lists
+from processing.datasets.sources.tables import read_table
 from tests.processing.datasets import miniatures
 
 

@@ -8,9 +8,9 @@ from hypothesis.extra import numpy as arrays
 
 from processing.datasets import load
 from processing.datasets.records import facts_of, label_names
-from processing.datasets.sources.common import read_table
 from processing.datasets.sources.nih import MINI_COLUMNS, NIH_LABELS
 from processing.datasets.sources.siim import rle_mask
+from processing.datasets.sources.tables import read_table
 from tests.processing.datasets import miniatures
 
 

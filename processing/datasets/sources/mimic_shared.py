@@ -1,0 +1,99 @@
+"""What MIMIC-CXR and the sets that were read on its images share: splits, reports, and a record of both."""
+
+import os
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+from ...gaze import clean_fixations
+from ...reports import split_sections
+from .building import image_size
+from .common import Skip, blank_record
+from .roots import find_root, first_file, read_text
+from .tables import read_table
+
+SPLITS = {"train": "train", "validate": "val", "test": "test"}
+PROTOCOL = {
+    "keep": "findings and impression sections apart; records without findings kept",
+    "drop": "findings and impression sections apart; records without findings dropped",
+    "unlabelled": "findings section, else the unlabelled paragraph; records with neither dropped",
+}
+
+
+def mimic_splits(root: Path) -> dict[str, str]:
+    """dicom_id -> "train", "val" or "test" from the official table; empty without it."""
+    file = first_file(root, "*split.csv*")
+    if file is None:
+        return {}
+    table = read_table(file, ("dicom_id", "split"))
+    return {dicom: SPLITS.get(name, name) for dicom, name in zip(table["dicom_id"], table["split"], strict=True)}
+
+
+def find_reports(root: Path, reports_root=None) -> Path | None:
+    """The folder above the reports' `files/`, or None if there are no reports near.
+
+    Raises:
+        ValueError: a `reports_root` was given and holds none.
+    """
+    if reports_root is not None:
+        return find_root(reports_root, "MIMIC-CXR reports", "files/p1*/p*/s*.txt")
+    near = [root, root / "mimic-cxr-reports", *sorted(root.parent.glob("mimic-cxr*")), root.parent]
+    return next((folder for folder in near if _has_reports(folder)), None)
+
+
+def _has_reports(folder: Path) -> bool:
+    """Told by the first patients: to look through all of them for nothing takes minutes."""
+    return any(next(patient.glob("s*.txt"), None) for patient in islice(folder.glob("files/p1*/p*/"), 20))
+
+
+def read_report(path: str, noted: Counter) -> dict[str, str]:
+    """Sections of one report, empty and counted where its file is missing."""
+    if not os.path.exists(path):
+        noted["report file missing"] += 1
+        return split_sections("")
+    return split_sections(read_text(path, noted))
+
+
+def make_record(item: dict, noted: Counter, missing_findings: str = "keep") -> dict:
+    image, *report = item["files"]
+    width, height = item["image_width"], item["image_height"]
+    if not (width and height):
+        width, height = image_size(image)
+    elif not os.path.exists(image):
+        raise Skip("image file missing")
+    elif not os.path.getsize(image):
+        raise Skip("image file empty")
+    if report:
+        sections = read_report(report[0], noted)
+    else:
+        noted["no reports folder"] += 1
+        sections = split_sections("")
+    if not sections["findings"] and missing_findings == "unlabelled" and sections["unlabelled"]:
+        noted["findings taken from the unlabelled paragraph"] += 1
+        sections["findings"] = sections["unlabelled"]
+    if not sections["findings"]:
+        if missing_findings != "keep":
+            raise Skip("no findings")
+        noted["no findings"] += 1
+    return blank_record() | {
+        "image": {"path": image, "bytes": None},
+        "image_width": width,
+        "image_height": height,
+        **{name: item[name] for name in ("image_id", "study_id", "patient_id", "view_position", "labels")},
+        **{name: sections[name] for name in ("indication", "history", "findings", "impression")},
+        "gaze": clean_readings(item.get("gaze", []), (width, height), noted),
+    }
+
+
+def clean_readings(readings: list[dict], image_size: tuple[int, int], noted: Counter) -> list[dict]:
+    """The readings without fixations outside the image or the part shown, and without readings that this empties."""
+    kept = []
+    for reading in readings:
+        reading, beside = clean_fixations(reading, image_size)
+        if beside:
+            noted["fixation outside the part shown"] += beside
+        if reading["fixations"] and reading["sentences"]:
+            kept.append(reading)
+        else:
+            noted["reading without fixations or sentences"] += 1
+    return kept
