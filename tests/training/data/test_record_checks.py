@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[3]
 AFTER_TORCH_HAS_STARTED_THREADS = """
 import torch
 from datasets import Dataset
-from training.data import keep_good_records
+from training.data.checking import keep_good_records
 
 class Processor:
     def to_json_string(self):

@@ -187,7 +187,7 @@ def test_unknown_names_are_refused(config, tmp_path):
 def test_what_a_config_lacks_is_named(config, tmp_path, change, message):
     changed = yaml.safe_load(config.read_text())
     # Beside it are none of the files that it names: the shipped ones are found all the same.
-    changed["bases"]["cogaze"]["config"] = "demo.yaml"
+    changed["bases"]["cogaze"]["config"] = "pretrain/demo.yaml"
     change(changed)
     (tmp_path / "copy.yaml").write_text(yaml.safe_dump(changed))
     with pytest.raises(ValueError, match=message):

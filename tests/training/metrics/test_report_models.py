@@ -106,7 +106,7 @@ def test_a_metric_without_its_environment_says_how_to_make_it(tmp_path):
 
 
 def test_a_python_without_the_package_is_named():
-    with pytest.raises(MetricUnavailable, match="lacks a package .*report_metrics.environment"):
+    with pytest.raises(MetricUnavailable, match="lacks a package .*metrics.reports.environment"):
         ask("overlap", {"references": ["a"], "predictions": ["a"]}, sys.executable)
 
 

@@ -208,7 +208,7 @@ def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
         ({"model_overrides": '{"wings": 2}'}, "model_overrides: 'wings' is no field of a CoGazePrefixConfig"),
         ({"decoder_overrides": '{"hidden_size": 8}'}, "decoder_overrides: the language model's config comes with"),
         ({"prompt_parts": "age"}, "prompt_parts"),
-        ({"similar_cases": "nowhere"}, "similar_cases: nowhere holds no index"),
+        ({"similar_cases": "nowhere"}, "similar_cases: no index in nowhere"),
         ({"decoder": "cross_attention", "decoder_weights": ""}, "decoder: .* give --decoder prefix"),
     ],
 )

@@ -90,7 +90,7 @@ def test_wrong_input_is_named(tmp_path):
         index.search(np.ones((2, 4)), exclude_study=["s0"])
     with pytest.raises(ValueError, match="latents: 3 for 2 cases"):
         SimilarCases(index.cases, np.zeros((3, 4)))
-    with pytest.raises(ValueError, match="holds no index"):
+    with pytest.raises(ValueError, match="no index in"):
         SimilarCases.load(tmp_path)
 
 

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from processing.datasets.phantom import loading as phantom
+from processing.datasets.phantom.__main__ import main
 from processing.datasets.phantom.labeler import phantom_labels
 from processing.datasets.phantom.loading import (
     CHUNK,
@@ -170,10 +171,10 @@ def test_command_line(cache, dataset, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COGAZE_CACHE", str(cache))
     sheet = tmp_path / "sheet.png"
     options = ["--size", "8", "--split", "test", "--image-size", str(IMAGE_SIZE)]
-    phantom.main(["--contact-sheet", str(sheet), "--stats", *options])
+    main(["--contact-sheet", str(sheet), "--stats", *options])
     with Image.open(sheet) as picture:
         assert min(picture.size) > 400
     printed = capsys.readouterr().out
     assert "8 studies" in printed and all(name in printed for name in CHEXBERT_OBSERVATIONS)
     with pytest.raises(SystemExit):
-        phantom.main([])
+        main([])
