@@ -26,8 +26,10 @@ from .metrics.reports import (
     read_predictions,
     score_reports,
 )
+from .metrics.scores import to_json
 from .runs.command_line import parse_arguments
 from .runs.files import write_json, write_text
+from .runs.tables import markdown_table
 
 GROUPS = {"free_text": FREE_TEXT_FAMILIES, "structured": STRUCTURED_FAMILIES}
 EXIT_MISSING = 3
@@ -60,8 +62,8 @@ def main(argv: list[str] | None = None) -> dict:
         "bootstrap": {"rounds": arguments.bootstrap, "by": pairs.grouped_by, "groups": len(set(pairs.groups))},
         "options": asdict(options),
     }
-    result = facts | {"scores": {row.name: _entry(row) for row in scores.rows}}
-    table = markdown_table(scores, facts, arguments.published)
+    result = facts | {"scores": to_json(scores.scores.values())}
+    table = markdown(scores, facts, arguments.published)
     print(table)
     if arguments.output:
         write_json(arguments.output, result)
@@ -72,28 +74,17 @@ def main(argv: list[str] | None = None) -> dict:
     return result
 
 
-def _entry(row) -> dict:
-    if row.not_computed:
-        return {"not_computed": row.not_computed}
-    return {"value": row.value} | ({"low": row.low, "high": row.high} if row.low is not None else {})
-
-
-def markdown_table(scores: ReportScores, facts: dict, published: bool = False) -> str:
-    """The rows of `scores`, and below them what `facts` says of the reports; published scores only when asked."""
-    systems = published_scores({row.name for row in scores.rows}) if published else {}
-    header = ["Score", "Value", "95 % interval", *(f"{system} (published)" for system in systems)]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    reason = None
-    for row in scores.rows:
-        bounds = "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"
-        if row.not_computed:
-            shown = "as above" if row.not_computed == reason else row.not_computed.replace("|", "\\|")
-            value = f"not computed: {shown}"
-        else:
-            value = f"{row.value:.3f}"
-        reason = row.not_computed
-        cited = [f"{system[row.name]:.3f}" if row.name in system else "" for system in systems.values()]
-        lines.append("| " + " | ".join([row.name, value, bounds, *cited]) + " |")
+def markdown(scores: ReportScores, facts: dict, published: bool = False) -> str:
+    """A row for each score, and below them what `facts` says of the reports; published scores only when asked."""
+    systems = published_scores(set(scores.scores)) if published else {}
+    header = ["Score", "Value [95 % interval]", *(f"{system} (published)" for system in systems)]
+    rows, reason = [], None
+    for name, score in scores.scores.items():
+        value = "not computed: as above" if score.not_computed and score.not_computed == reason else score.shown()
+        reason = score.not_computed
+        cited = [f"{system[name]:.3f}" if name in system else "" for system in systems.values()]
+        rows.append([name, value, *cited])
+    lines = [markdown_table(header, rows)]
     resampled = facts["bootstrap"]
     lines += ["", f"{facts['reports']} reports. References of free text: {facts['references'].rstrip('.')}."]
     if resampled["rounds"]:

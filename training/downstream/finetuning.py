@@ -28,13 +28,13 @@ from processing.tokenization import build_tokenizer
 from ..data.augmentation import AlignedAugmentation
 from ..data.checking import keep_good_records
 from ..data.loading import stored_columns
-from ..metrics.alignment import bootstrap_intervals
+from ..metrics.scores import Bootstrap, from_json, to_json
 from ..runs.command_line import mapping
 from ..runs.families import FAMILIES
 from ..runs.files import read_json, write_json
 from ..runs.provenance import file_fingerprint, measured_on, training_facts
 from ..runs.settings import SETTINGS_FILE, comparable_settings, hold_to_settings, refuse_other_settings
-from ..runs.tables import markdown_table, with_interval, write_results
+from ..runs.tables import markdown_table, write_results
 from ..runs.trainer import PartsTrainer
 from .data import FinetuneCollator, Preparation, Splits, Task, labelled_share, load_splits, refuse_emptied
 
@@ -333,20 +333,15 @@ def _summarise(task: Task, arguments, training: TrainingArguments, splits: Split
         return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
 
     test = splits.data["test"]
-    intervals = bootstrap_intervals(mean_scores, test["patient_id"], arguments.bootstrap)
-    metrics = {
-        name: {
-            "mean": value,
-            "std": float(np.std([result[name] for result in results], ddof=1)) if len(results) > 1 else None,
-            "interval": intervals.get(name),
-        }
-        for name, value in mean_scores(np.arange(len(test))).items()
-    }
+    scores = Bootstrap(test["patient_id"], arguments.bootstrap).scores(mean_scores)
+    for name, score in scores.items():
+        if len(results) > 1 and score.value is not None:
+            score.std = float(np.std([result[name] for result in results], ddof=1))
     facts = facts_of(test)
     summary = {
         "task": task.name,
         "labels": splits.names,
-        "metrics": metrics,
+        "scores": to_json(scores.values()),
         "left_out": splits.left_out,
         "test_positives": _counted(splits.names, splits.positives["test"]),
         "images": {split: len(dataset) for split, dataset in splits.data.items()},
@@ -365,14 +360,12 @@ def _counted(names: list[str], positives: np.ndarray) -> dict[str, int]:
 
 
 def markdown(summary: Mapping) -> str:
-    """The metrics as a table: means over the runs with intervals, standard deviations over the runs."""
+    """The scores as a table."""
     runs = len(summary["seeds"])
-    header = [f"{summary['task']}, {runs} run{'s' * (runs > 1)}", "test", "std over runs"]
-    rows = []
-    for name, metric in summary["metrics"].items():
-        spread = "" if metric["std"] is None else f"{metric['std']:.3f}"
-        rows.append([name, with_interval(metric["mean"], metric["interval"]), spread])
-    lines = [markdown_table(header, rows), "", f"95 % intervals over patients. Measured on {summary['measured_on']}"]
+    header = [f"{summary['task']}, {runs} run{'s' * (runs > 1)}", "test"]
+    rows = [[name, score.shown()] for name, score in from_json(summary["scores"]).items()]
+    said = "95 % intervals over patients" + ", ± the standard deviation over runs" * (runs > 1)
+    lines = [markdown_table(header, rows), "", f"{said}. Measured on {summary['measured_on']}"]
     for split, found in summary["left_out"].items():
         lines += [f"Left out of {split}: {name}, {count}." for name, count in found.items()]
     return "\n".join(lines) + "\n"

@@ -398,13 +398,17 @@ def measure_reports(model: str, evaluation: Evaluation) -> None:
     own = ("phantom",) if evaluation.name == "phantom" else ()
     families = evaluation.metrics or (*(STRUCTURED_FAMILIES if kind == "structured" else FREE_TEXT_FAMILIES), *own)
     found = score_rows(list(writer.rows(evaluation.data, places)), families, evaluation.rounds)
-    for row in found.rows:
+    for row in found.scores.values():
         title = f"reports, {row.name}"
         if row.not_computed:
             evaluation.leave_out(row.not_computed, title)
         else:
             evaluation.scores[title] = Score(
-                row.value, row.low, row.high, {}, published_report_score(row.name), f"{len(places)} studies"
+                row.value,
+                *(row.interval or (None, None)),
+                {},
+                published_report_score(row.name),
+                f"{len(places)} studies",
             )
     if any(FAMILIES[family].cut_references for family in families):
         evaluation.notes.append(f"References of free text: {found.references.rstrip('.')}.")

@@ -261,9 +261,9 @@ def score_head(head: str, config: dict, path: Path, run: Run, checkpoint: Path, 
         return _score_reports(flags + ["--init_from", str(checkpoint)], settings, test, output)
     flags += ["--checkpoint", str(checkpoint), "--linear_probe", "True", "--seeds", "1"]
     train = {"classification": finetune_classification, "segmentation": finetune_segmentation}[head]
-    found = train([*flags, "--resume_from_checkpoint", "True"])["metrics"]
+    found = train([*flags, "--resume_from_checkpoint", "True"])["scores"]
     found, column = found[{"classification": "macro_auroc", "segmentation": "dice_lesion"}[head]], DOWNSTREAM[head]
-    return {column: found["mean"], f"{column}_interval": found["interval"] or (float("nan"),) * 2}
+    return {column: found.get("value", float("nan")), f"{column}_interval": found.get("interval", (float("nan"),) * 2)}
 
 
 def _score_reports(flags: list[str], settings: dict, test: dict, output: Path) -> dict:

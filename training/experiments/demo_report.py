@@ -45,13 +45,13 @@ def demo_reports(checkpoint: Path, train, test, output_dir: Path, step: Callable
 def scores(rows: list[dict], prefix: str) -> dict:
     """Label F1 without No Finding, with intervals over patients, and BLEU-4."""
     options = MetricOptions(reference_tokens=0)
-    found = {row.name: row for row in score_rows(rows, ["phantom", "bleu"], bootstrap=1000, options=options).rows}
+    found = score_rows(rows, ["phantom", "bleu"], bootstrap=1000, options=options).scores
     names = {"label_micro_f1": SCORE, "label_macro_f1": "Phantom labels macro F1", "bleu_4": "BLEU-4"}
     names |= {f"label_micro_{which}": f"Phantom labels micro {which}" for which in ("precision", "recall")}
     values = {}
     for name, score in names.items():
         values[prefix + name] = found[score].value
-        values[f"{prefix}{name}_interval"] = (found[score].low, found[score].high)
+        values[f"{prefix}{name}_interval"] = found[score].interval
     return values
 
 

@@ -9,6 +9,7 @@ flags go to training/finetune_classification.py or training/finetune_segmentatio
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from ..downstream.finetuning import kept_predictions
 from ..downstream.tasks import ClassificationTask, SegmentationTask
 from ..downstream.training import finetune_classification, finetune_segmentation
 from ..figures.drawing import plt, save_figure
-from ..metrics.alignment import bootstrap_intervals
+from ..metrics.scores import Bootstrap, Score, from_json, to_json
 from ..runs.files import CONFIGS, slug
-from ..runs.tables import markdown_table, with_interval, write_results
+from ..runs.tables import markdown_table, write_results
 
 SCRATCH = "random weights"
 # Twenty looks at the validation images and no early stop, however few steps an epoch has.
@@ -89,7 +90,8 @@ def main(argv: list[str] | None = None) -> dict:
             measured_on = found[name]["measured_on"]
         above = above_scratch(folders, found, kind(None), metric, arguments.bootstrap)
         for name, points in curves.items():
-            points.append({"label_fraction": fraction, **found[name]["metrics"][metric], "above_scratch": above[name]})
+            score = from_json(found[name]["scores"])[metric]
+            points.append({"label_fraction": fraction, "scores": to_json([score, above[name]])})
     supervised = {name: start["label_supervised"] for name, start in starts.items()}
     result = {"task": arguments.task, "metric": metric, "curves": curves, "label_supervised": supervised}
     result["measured_on"] = measured_on
@@ -115,8 +117,8 @@ def starts_of(checkpoints: Sequence[str]) -> dict[str, dict]:
 
 def above_scratch(
     folders: dict[str, Path], found: dict[str, dict], task: Task, metric: str, rounds: int
-) -> dict[str, list]:
-    """[difference from random weights, low, high] of each start, intervals from the same draws of patients for all.
+) -> dict[str, Score]:
+    """ "above_scratch" of each start: the difference from random weights, on the same draws of patients for all.
 
     Args:
         folders: start -> where fine-tuning has written. found: start -> what it returned.
@@ -130,13 +132,10 @@ def above_scratch(
         return task.scores(run["predictions"][rows], run["references"][rows], {}, scored)[metric]
 
     def statistics(rows: np.ndarray) -> dict[str, float]:
-        means = {name: np.mean([score(run, rows) for run in own]) for name, own in runs.items()}
-        return {name: float(mean - means[SCRATCH]) for name, mean in means.items()}
+        return {name: np.mean([score(run, rows) for run in own]) for name, own in runs.items()}
 
-    patients = runs[SCRATCH][0]["patients"]
-    intervals = bootstrap_intervals(statistics, patients, rounds)
-    values = statistics(np.arange(len(patients)))
-    return {name: [value, *intervals.get(name, (None, None))] for name, value in values.items()}
+    differences = Bootstrap(runs[SCRATCH][0]["patients"], rounds).differences(statistics, SCRATCH)
+    return {name: replace(score, name="above_scratch") for name, score in differences.items()}
 
 
 def markdown(result: dict, title: str) -> str:
@@ -149,13 +148,12 @@ def markdown(result: dict, title: str) -> str:
     for points in zip(*result["curves"].values(), strict=True):
         row = [f"{points[0]['label_fraction']:.0%}"]
         for name, point in zip(starts, points, strict=True):
-            spread = "" if point["std"] is None else f" ± {point['std']:.3f}"
-            row.append(with_interval(point["mean"], point["interval"]) + spread)
-            value, *interval = point["above_scratch"]
-            row += [with_interval(value, interval, "+")] * (name != SCRATCH)
+            scores = from_json(point["scores"])
+            row.append(scores[result["metric"]].shown())
+            row += [scores["above_scratch"].shown("+")] * (name != SCRATCH)
         rows.append(row)
     notes = "95 % intervals over patients; differences on the same patients."
-    if any(point["std"] is not None for points in result["curves"].values() for point in points):
+    if any("std" in point["scores"][result["metric"]] for points in result["curves"].values() for point in points):
         notes += " ± is the standard deviation over runs."
     if any(result["label_supervised"].values()):
         notes += " † has been pretrained with labels (L_cls)."
@@ -166,8 +164,9 @@ def draw(result: dict, title: str, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(5.5, 3.8), layout="constrained", facecolor="white")
     for name, points in result["curves"].items():
         shares = [point["label_fraction"] for point in points]
-        values = np.array([point["mean"] for point in points])
-        ends = np.array([point["interval"] or [point["mean"]] * 2 for point in points])
+        found = [from_json(point["scores"])[result["metric"]] for point in points]
+        values = np.array([score.value for score in found])
+        ends = np.array([score.interval or [score.value] * 2 for score in found])
         bars = np.abs(ends - values[:, None]).T
         label = name + " †" * result["label_supervised"][name]
         axis.errorbar(shares, values, yerr=bars, fmt="o-", ms=4, lw=1, capsize=2, label=label)

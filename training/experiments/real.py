@@ -12,6 +12,7 @@ go to training/finetune_classification.py.
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ from processing.datasets.sources.nih import MINI_COLUMNS, NIH_LABELS, load_nih
 
 from ..downstream.finetuning import kept_predictions
 from ..downstream.training import finetune_classification
-from ..metrics.alignment import auroc_per_label, bootstrap_intervals
+from ..metrics.alignment import auroc_per_label
+from ..metrics.scores import Bootstrap, Score, from_json, to_json
 from ..runs.files import CONFIGS, read_json, slug, write_json, write_text
-from ..runs.tables import markdown_table, with_interval
+from ..runs.tables import markdown_table
 
 CONFIG = CONFIGS / "classification" / "nih_mini.yaml"
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -94,8 +96,8 @@ def compare(runs: dict[str, Path], train: Dataset, test: Dataset, rounds: int) -
         train, test: what they were made from, for the baseline.
         rounds: of the bootstrap.
     Returns:
-        "models": name -> {"macro_auroc", "auroc/<class>": [value, low, high], "parameters", "seeds"}; "above_scratch":
-        name -> the differences from random weights in the same form; "labels" that are scored, and what was "left_out".
+        "models": name -> {"scores", "parameters", "seeds"}; "above_scratch": name -> scores of the differences from
+        random weights; "labels" that are scored, and what was "left_out".
     """
     summaries = {model: read_json(folder / "metrics.json") for model, folder in runs.items()}
     summary = next(iter(summaries.values()))
@@ -114,31 +116,31 @@ def compare(runs: dict[str, Path], train: Dataset, test: Dataset, rounds: int) -
             values[model, "macro_auroc"] = np.mean([value for each in auroc for value in each.values()] or np.nan)
             for name in auroc[0]:
                 values[model, f"auroc/{name}"] = np.mean([each[name] for each in auroc])
-        above = {
-            (model, name, SCRATCH): value - values[SCRATCH, name]
-            for (model, name), value in values.items()
-            if model != SCRATCH and SCRATCH in scores
-        }
-        return values | above
+        return values
 
-    intervals = bootstrap_intervals(statistics, test["patient_id"], rounds)
-    models: dict[str, dict] = {
-        model: {"parameters": found["seeds"][0]["parameters"], "seeds": len(found["seeds"])}
-        for model, found in summaries.items()
-    }
-    above: dict[str, dict] = {}
-    for (model, name, *than), value in statistics(np.arange(len(test))).items():
-        interval = intervals.get((model, name, *than), (None, None))
-        (above if than else models).setdefault(model, {})[name] = [float(value), *interval]
+    def above_scratch(rows: np.ndarray) -> dict:
+        values = statistics(rows)
+        return {key: value - values[SCRATCH, key[1]] for key, value in values.items() if key[0] != SCRATCH}
+
+    draws = Bootstrap(test["patient_id"], rounds)
+    found = draws.scores(statistics)
+    above = draws.scores(above_scratch) if SCRATCH in scores else {}
+    models: dict[str, dict] = {model: {"scores": _of(model, found)} for model in scores}
+    for model, own in summaries.items():
+        models[model] |= {"parameters": own["seeds"][0]["parameters"], "seeds": len(own["seeds"])}
     return {
         "models": models,
-        "above_scratch": above,
+        "above_scratch": {model: _of(model, above) for model in scores if model != SCRATCH and above},
         "labels": scored,
         "left_out": summary["left_out"],
         "images": {"train": len(train), "test": len(test)},
         "patients": {"train": len(set(train["patient_id"])), "test": len(set(test["patient_id"]))},
         "test_positives": dict(zip(scored, targets.sum(axis=0).astype(int).tolist(), strict=True)),
     }
+
+
+def _of(model: str, scores: dict[tuple[str, str], Score]) -> dict[str, dict]:
+    return to_json(replace(score, name=name) for (own, name), score in scores.items() if own == model)
 
 
 def baseline_scores(train: Dataset, targets: np.ndarray, test: Dataset) -> np.ndarray:
@@ -171,9 +173,9 @@ def markdown(results: dict) -> str:
         parameters = results[tasks[0]]["models"][model].get("parameters")
         row = [model, f"{parameters / 1e6:.2f} M" if parameters else ""]
         for task in tasks:
-            value, *interval = results[task]["models"][model]["macro_auroc"]
-            above, *of = results[task]["above_scratch"].get(model, {}).get("macro_auroc", [None])
-            row += [with_interval(value, interval), "" if above is None else with_interval(above, of, "+")]
+            row.append(from_json(results[task]["models"][model]["scores"])["macro_auroc"].shown())
+            above = from_json(results[task]["above_scratch"].get(model, {}))
+            row.append(above["macro_auroc"].shown("+") if above else "")
         rows.append(row)
     lines = [markdown_table(header, rows)]
     first = results[tasks[0]]

@@ -87,8 +87,7 @@ def _score(name: str, folder: Path, train, test) -> dict:
 
 
 def _validity(rows: list[dict]) -> float:
-    scored = {row.name: row.value for row in score_rows(rows, ["structure"]).rows}
-    return scored["Structure validity"]
+    return score_rows(rows, ["structure"]).values["Structure validity"]
 
 
 def markdown(results: dict) -> str:

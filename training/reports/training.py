@@ -309,9 +309,9 @@ def _check(arguments: ReportArguments, options: MetricOptions) -> None:
         raise ValueError(f"best_by: {unknown[0]!r} is no score of metrics {arguments.metrics}; they give {known}.")
     text = "No pleural effusion or pneumothorax."
     row = {"dicom_id": "a", "patient_id": "a", "reference_report": text, "generated_report": text, "labels": []}
-    for missing in score_rows([row], arguments.metrics, options=options).rows:
-        if missing.name in arguments.best_by and missing.not_computed:
-            raise ValueError(f"best_by: {missing.name} cannot be computed: {missing.not_computed}")
+    for name, score in score_rows([row], arguments.metrics, options=options).scores.items():
+        if name in arguments.best_by and score.not_computed:
+            raise ValueError(f"best_by: {name} cannot be computed: {score.not_computed}")
 
 
 def score_written(writer: ReportWriter, dataset, places: list[int], arguments, options) -> dict[str, float]:

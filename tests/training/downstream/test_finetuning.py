@@ -81,11 +81,11 @@ def test_classes_are_learnt_and_summed_up_over_seeds(classified):
     assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(summary))
     assert summary["labels"] == ["Mass", "Fracture"] and summary["test_positives"] == {"Mass": 12, "Fracture": 8}
     assert summary["images"] == SIZES and summary["patients"]["test"] == 12
-    auroc = summary["metrics"]["macro_auroc"]
-    assert summary["metrics"]["auroc/Mass"]["mean"] > 0.85
-    assert auroc["interval"][0] <= auroc["mean"] <= auroc["interval"][1]
+    auroc = summary["scores"]["macro_auroc"]
+    assert summary["scores"]["auroc/Mass"]["value"] > 0.85
+    assert auroc["interval"][0] <= auroc["value"] <= auroc["interval"][1]
     runs = [run["macro_auroc"] for run in summary["seeds"]]
-    assert auroc["mean"] == pytest.approx(np.mean(runs)) and auroc["std"] == pytest.approx(np.std(runs, ddof=1))
+    assert auroc["value"] == pytest.approx(np.mean(runs)) and auroc["std"] == pytest.approx(np.std(runs, ddof=1))
     assert [run["seed"] for run in summary["seeds"]] == [0, 1]
     assert summary["seeds"][0]["train_patients"] == 22  # 0.9 of 24
     table = (folder / "table.md").read_text()
@@ -124,7 +124,7 @@ def test_finished_runs_are_kept_and_others_are_not_mixed_in(classified, tmp_path
     (tmp_path / "again" / "metrics.json").unlink()
     shutil.rmtree(tmp_path / "again" / "seed-1" / "checkpoint-0", ignore_errors=True)
     again = flags(tmp_path / "again", seeds=2, label_fraction=0.9, resume_from_checkpoint=True, **scratch())
-    assert finetune_classification(again)["metrics"] == summary["metrics"]
+    assert finetune_classification(again)["scores"] == summary["scores"]
     with pytest.raises(ValueError, match="learning_rate = 0.003, now it is 0.1"):
         finetune_classification([*again, "--learning_rate", "0.1"])
 
@@ -134,7 +134,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
     checkpoints = sorted((tmp_path / "whole" / "seed-0").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     shutil.copytree(checkpoints[0], tmp_path / "part" / "seed-0" / checkpoints[0].name)
     resumed = flags(tmp_path / "part", num_train_epochs=2, save_total_limit=5, resume_from_checkpoint=True, **scratch())
-    assert finetune_classification(resumed)["metrics"] == whole["metrics"]
+    assert finetune_classification(resumed)["scores"] == whole["scores"]
 
 
 def test_a_run_that_was_cut_off_does_not_go_on_with_other_settings(classified, tmp_path):
@@ -199,7 +199,7 @@ def test_a_timm_model_takes_the_same_pixels(tmp_path):
     summary = finetune_classification(
         flags(tmp_path, timm_model="test_resnet", num_train_epochs=1, crop=0.9, **scratch())
     )
-    assert 0 <= summary["metrics"]["macro_auroc"]["mean"] <= 1
+    assert 0 <= summary["scores"]["macro_auroc"]["value"] <= 1
     assert summary["seeds"][0]["parameters"] < 1e6
 
 
@@ -214,7 +214,7 @@ def segmented(data, tmp_path_factory):
 
 def test_masks_and_boxes_are_learnt_finding_by_finding(segmented):
     folder, summary = segmented
-    metrics = {name: metric["mean"] for name, metric in summary["metrics"].items()}
+    metrics = {name: metric["value"] for name, metric in summary["scores"].items()}
     assert metrics["dice_lesion/Mass"] > 0.6 and metrics["dice_lesion"] > 0.4
     assert metrics["dice_lesion"] == pytest.approx(np.mean([metrics[f"dice_lesion/{n}"] for n in ("Mass", "Fracture")]))
     kept = load_file(folder / "seed-0" / "test.safetensors")
@@ -280,7 +280,7 @@ def test_a_class_that_no_validation_image_shows_has_no_f1(shapes, tmp_path):
     run = flags(tmp_path, num_train_epochs=1, on_missing_class="skip", **scratch())
     summary = finetune_classification(run)
     assert summary["left_out"]["validation"] == {"Fracture": "0 positives and 16 negatives"}
-    metrics = {name: metric["mean"] for name, metric in summary["metrics"].items()}
+    metrics = {name: metric["value"] for name, metric in summary["scores"].items()}
     assert {"auroc/Mass", "auroc/Fracture", "f1/Mass"} < metrics.keys() and "f1/Fracture" not in metrics
     assert metrics["macro_f1"] == metrics["f1/Mass"]
 

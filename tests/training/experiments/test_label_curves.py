@@ -30,14 +30,17 @@ def test_each_start_has_a_point_per_share(arguments, tmp_path, capsys, task):
     assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(result))
     for points in result["curves"].values():
         assert [point["label_fraction"] for point in points] == [0.5, 1.0]
-        assert all(0 <= point["mean"] <= 1 for point in points)
+        assert all(0 <= point["scores"][result["metric"]]["value"] <= 1 for point in points)
     assert (
         len({(folder / f"{start}-1" / "metrics.json").read_text() for start in ("pretrained", "random-weights")}) == 2
     )
     for own, scratch in zip(result["curves"]["pretrained"], result["curves"]["random weights"], strict=True):
-        value, low, high = own["above_scratch"]
-        assert value == pytest.approx(own["mean"] - scratch["mean"]) and low <= high
-        assert scratch["above_scratch"][0] == 0
+        above, (mean, of_scratch) = (
+            own["scores"]["above_scratch"],
+            (point["scores"][result["metric"]]["value"] for point in (own, scratch)),
+        )
+        assert above["value"] == pytest.approx(mean - of_scratch) and above["interval"][0] <= above["interval"][1]
+        assert scratch["scores"]["above_scratch"]["value"] == 0
     table = (folder / "table.md").read_text()
     assert table in capsys.readouterr().out and "| 50% |" in table and "| 100% |" in table
     # The checkpoint's pretraining has seen labels.
@@ -67,7 +70,7 @@ def test_several_checkpoints_stand_beside_random_weights(arguments, tiny_checkpo
     result = run_label_curves.main([*both, str(other)])
     names = [Path(tiny_checkpoint).name, "without labels", "random weights"]
     assert list(result["curves"]) == names
-    same, again, _ = (result["curves"][name][0]["mean"] for name in names)
+    same, again, _ = (result["curves"][name][0]["scores"]["macro_auroc"] for name in names)
     assert same == again
     with pytest.raises(ValueError, match="two folders are called"):
         run_label_curves.main([*both, tiny_checkpoint])

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, B
 from training.metrics.reports import MetricOptions, ReportPairs, score_reports
 from training.metrics.reports.chexbert import CheXbert, chexbert_labels, load_chexbert
 from training.metrics.reports.environment import DEFAULT_FOLDER, ask, build, folder_python
-from training.metrics.reports.scores import MetricUnavailable
+from training.metrics.scores import MetricUnavailable
 
 WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] the heart is normal in size . no pleural effusion or pneumothorax lungs are clear "
@@ -73,7 +73,7 @@ def test_chexbert_scores(chexbert_file, bert):
         reference_tokens=0, chexbert_checkpoint=str(chexbert_file[0]), chexbert_tokenizer=bert, batch_size=2
     )
     same = score_reports(ReportPairs.from_lists(REFERENCES, REFERENCES), ["chexbert"], options, bootstrap=10)
-    assert same.values["CheXbert-14 micro F1"] == 1 and len(same.rows) == 12
+    assert same.values["CheXbert-14 micro F1"] == 1 and len(same.scores) == 12
     other = score_reports(ReportPairs.from_lists(REFERENCES, PREDICTIONS), ["chexbert"], options, bootstrap=10)
     assert 0 <= other.values["CheXbert-14 micro F1"] < 1
 
@@ -90,7 +90,7 @@ def test_chexbert_refusals(tmp_path, chexbert_file, bert):
         reference_tokens=0, chexbert_checkpoint=str(chexbert_file[0]), chexbert_tokenizer=str(tmp_path)
     )
     scores = score_reports(ReportPairs.from_lists(REFERENCES, PREDICTIONS), ["chexbert"], options)
-    assert "--chexbert_tokenizer" in scores.rows[0].not_computed
+    assert "--chexbert_tokenizer" in scores.scores["CheXbert-14 micro F1"].not_computed
 
 
 # The process
@@ -102,11 +102,11 @@ def test_a_metric_without_its_environment_says_how_to_make_it(tmp_path):
         ReportPairs.from_lists(REFERENCES, PREDICTIONS), ["radgraph", "bertscore", "srr_bert"], options
     )
     assert len(scores.missing) == 9 and not scores.values
-    assert all("training.metrics.reports.environment" in row.not_computed for row in scores.rows)
+    assert all("training.metrics.reports.environment" in score.not_computed for score in scores.scores.values())
 
 
 def test_a_python_without_the_package_is_named():
-    with pytest.raises(MetricUnavailable, match="lacks a package .*metrics.reports.environment"):
+    with pytest.raises(MetricUnavailable, match="lacks a package .*reports.environment"):
         ask("overlap", {"references": ["a"], "predictions": ["a"]}, sys.executable)
 
 
@@ -216,7 +216,8 @@ def test_radgraph(metrics_python, bert, tmp_path):
     assert values == pytest.approx({f"F1-RadGraph {level}": 2 / 3 for level in ("simple", "partial", "complete")})
 
     (folder / "weights.th").unlink()
-    row = score_reports(ReportPairs.from_lists(REFERENCES, PREDICTIONS), ["radgraph"], options).rows[0]
+    found = score_reports(ReportPairs.from_lists(REFERENCES, PREDICTIONS), ["radgraph"], options).scores
+    row = found["F1-RadGraph simple"]
     assert "weights.th" in row.not_computed and "--radgraph_model" in row.not_computed
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ..scores import Bootstrap, CorpusStatistic, MetricUnavailable, Score
 from .chexbert import chexbert
 from .labels import label_score_names, label_scores
 from .natural_language import bleu, cider, meteor, rouge
 from .phantom import phantom
 from .predictions import ReportPairs, read_predictions
 from .radiology import RADGRAPH_LEVELS, bertscore, radgraph, srr_bert
-from .scores import MetricUnavailable, Score, bootstrap_weights, interval, mean_score
 from .structured import section_overlap, section_radgraph, section_srr_bert, structure
 from .text import cut_to_tokens, load_tokenizer, protocol_text
 
@@ -53,7 +53,7 @@ class MetricOptions:
 class Family:
     """Metrics that are computed together. `names` are the rows that it gives, and that a missing one leaves."""
 
-    compute: Callable[[ReportPairs, MetricOptions], list[Score]]
+    compute: Callable[[ReportPairs, MetricOptions], list[CorpusStatistic]]
     names: tuple[str, ...]
     cut_references: bool = True
 
@@ -81,31 +81,20 @@ STRUCTURED_FAMILIES = ("structure", "srr_bert", "section_overlap", "section_radg
 
 
 @dataclass
-class Row:
-    """One line of a table: a value with its 95 % interval, or the reason why there is none."""
-
-    name: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    not_computed: str | None = None
-
-
-@dataclass
 class ReportScores:
     """`references` says what was done to the references of free text."""
 
-    rows: list[Row]
+    scores: dict[str, Score]
     references: str
 
     @property
     def values(self) -> dict[str, float]:
         """Name -> value of what was computed."""
-        return {row.name: row.value for row in self.rows if row.value is not None}
+        return {name: score.value for name, score in self.scores.items() if score.value is not None}
 
     @property
     def missing(self) -> list[str]:
-        return [row.name for row in self.rows if row.not_computed]
+        return [name for name, score in self.scores.items() if score.not_computed]
 
 
 def score_reports(
@@ -115,7 +104,7 @@ def score_reports(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> ReportScores:
-    """Score predictions against references; what cannot be computed keeps its rows, with the reason.
+    """Score predictions against references; what cannot be computed keeps its place, with the reason.
 
     References of free text are first cut to `options.reference_tokens`, as the papers' are. If their tokenizer cannot
     be loaded they stay whole, and the result says so.
@@ -131,22 +120,20 @@ def score_reports(
     unknown = [name for name in families if name not in FAMILIES]
     if unknown:
         raise ValueError(f"metrics: {unknown[0]!r} is none of {', '.join(FAMILIES)}.")
-    weights = bootstrap_weights(pairs.groups, bootstrap, seed) if bootstrap else None
+    draws = Bootstrap(pairs.groups, bootstrap, seed)
     cut, references = pairs, "whole"
     if options.reference_tokens and any(FAMILIES[name].cut_references for name in families):
         cut, references = _cut(pairs, options)
-    rows: list[Row] = []
+    scores: list[Score] = []
     for name in families:
         family = FAMILIES[name]
         try:
-            scores = family.compute(cut if family.cut_references else pairs, options)
+            found = family.compute(cut if family.cut_references else pairs, options)
         except MetricUnavailable as error:
-            rows += [Row(row, not_computed=str(error)) for row in family.names]
-            continue
-        for score in scores:
-            low, high = interval(score, weights) if weights is not None else (None, None)
-            rows.append(Row(score.name, score.value, low, high))
-    return ReportScores(rows, references)
+            scores += [Score(each, not_computed=str(error)) for each in family.names]
+        else:
+            scores += [draws.corpus_score(each, on=f"{len(pairs)} reports") for each in found]
+    return ReportScores({score.name: score for score in scores}, references)
 
 
 def _cut(pairs: ReportPairs, options: MetricOptions) -> tuple[ReportPairs, str]:
@@ -165,15 +152,9 @@ __all__ = [
     "FREE_TEXT_FAMILIES",
     "STRUCTURED_FAMILIES",
     "MetricOptions",
-    "MetricUnavailable",
     "ReportPairs",
     "ReportScores",
-    "Row",
-    "Score",
-    "bootstrap_weights",
-    "interval",
     "label_scores",
-    "mean_score",
     "protocol_text",
     "read_predictions",
     "score_reports",

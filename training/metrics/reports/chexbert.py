@@ -22,9 +22,9 @@ from processing.datasets.records import (
     label_targets,
 )
 
+from ..scores import CorpusStatistic, MetricUnavailable
 from .labels import label_scores
 from .predictions import ReportPairs
-from .scores import MetricUnavailable, Score
 from .text import load_tokenizer
 
 FIVE_OBSERVATIONS = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
@@ -121,7 +121,7 @@ def chexbert_labels(
     return np.stack([found[text] for text in texts])
 
 
-def chexbert(pairs: ReportPairs, options) -> list[Score]:
+def chexbert(pairs: ReportPairs, options) -> list[CorpusStatistic]:
     """Precision, recall and F1 over the 14 and the 5 observations; uncertain is positive, not mentioned negative."""
     model = load_chexbert(options.chexbert_checkpoint)
     tokenizer = load_tokenizer(options.chexbert_tokenizer, "chexbert_tokenizer")

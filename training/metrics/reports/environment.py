@@ -16,7 +16,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
-from .scores import MetricUnavailable
+from ..scores import MetricUnavailable
 
 REQUIREMENTS = (
     "radeval==2.2.1",

@@ -7,6 +7,7 @@ import datasets
 import evaluate
 
 import training.metrics.reports as report_metrics
+from training.metrics.scores import MetricUnavailable
 
 _DESCRIPTION = "Metrics of generated radiology reports, in the scoring protocol of the CoGaze paper for free text."
 _CITATION = "arXiv 2603.26049"
@@ -43,5 +44,5 @@ class ReportMetrics(evaluate.Metric):
             pairs, [self.config_name], report_metrics.MetricOptions(**options), bootstrap=0
         )
         if scores.missing:
-            raise report_metrics.MetricUnavailable(scores.rows[0].not_computed)
+            raise MetricUnavailable(scores.scores[scores.missing[0]].not_computed)
         return scores.values

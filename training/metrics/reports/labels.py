@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .scores import Score
+from ..scores import CorpusStatistic
 
 
 def label_scores(
     prefix: str, reference: np.ndarray, predicted: np.ndarray, averages: Sequence[str] = ("micro", "macro")
-) -> list[Score]:
+) -> list[CorpusStatistic]:
     """Precision, recall and F1 over all labels, named "{prefix} {average} {measure}".
 
     Micro counts all labels together; macro is the mean over labels, weighted the mean by the label's positives in the
@@ -21,7 +21,7 @@ def label_scores(
     reference, predicted = np.asarray(reference, dtype=bool), np.asarray(predicted, dtype=bool)
     statistics = np.concatenate([reference & predicted, reference, predicted], axis=1).astype(np.float64)
     return [
-        Score(f"{prefix} {average} {measure}", statistics, lambda t, a=average, m=measure: _average(t, a, m))
+        CorpusStatistic(f"{prefix} {average} {measure}", statistics, lambda t, a=average, m=measure: _average(t, a, m))
         for average in averages
         for measure in ("precision", "recall", "F1")
     ]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..scores import CorpusStatistic, MetricUnavailable, mean_statistic
 from .predictions import ReportPairs
-from .scores import MetricUnavailable, Score, mean_score
 from .text import protocol_text
 
 # METEOR 1.5's parameters for English, which the jar applies by default (Denkowski and Lavie, WMT 2014).
@@ -17,7 +17,7 @@ _METEOR_STATISTICS = 23
 _METEOR_TIMEOUT = 1800
 
 
-def bleu(pairs: ReportPairs, options=None) -> list[Score]:
+def bleu(pairs: ReportPairs, options=None) -> list[CorpusStatistic]:
     """BLEU-1 to BLEU-4, of the whole corpus."""
     scorer = _package("bleu.bleu_scorer").BleuScorer(n=4)
     for prediction, reference in _prepared(pairs):
@@ -26,7 +26,8 @@ def bleu(pairs: ReportPairs, options=None) -> list[Score]:
         [[row["testlen"], *row["reflen"], *row["correct"], *row["guess"]] for row in scorer.ctest], dtype=np.float64
     )
     return [
-        Score(f"BLEU-{order}", statistics, lambda totals, order=order: _bleu(totals, order)) for order in range(1, 5)
+        CorpusStatistic(f"BLEU-{order}", statistics, lambda totals, order=order: _bleu(totals, order))
+        for order in range(1, 5)
     ]
 
 
@@ -38,21 +39,21 @@ def _bleu(totals: np.ndarray, order: int) -> np.ndarray:
     return precision * np.exp(np.minimum(0, 1 - 1 / ratio))
 
 
-def rouge(pairs: ReportPairs, options=None) -> list[Score]:
+def rouge(pairs: ReportPairs, options=None) -> list[CorpusStatistic]:
     """ROUGE-L (F with beta 1.2), the mean over reports."""
     scorer = _package("rouge.rouge").Rouge()
-    return [mean_score("ROUGE-L", [scorer.calc_score([pred], [ref]) for pred, ref in _prepared(pairs)])]
+    return [mean_statistic("ROUGE-L", [scorer.calc_score([pred], [ref]) for pred, ref in _prepared(pairs)])]
 
 
-def cider(pairs: ReportPairs, options=None) -> list[Score]:
+def cider(pairs: ReportPairs, options=None) -> list[CorpusStatistic]:
     """CIDEr, the mean over reports; document frequencies are those of the file's references, in every resample too."""
     scorer = _package("cider.cider_scorer").CiderScorer(n=4, sigma=6.0)
     for prediction, reference in _prepared(pairs):
         scorer += (prediction, [reference])
-    return [mean_score("CIDEr", scorer.compute_score()[1])]
+    return [mean_statistic("CIDEr", scorer.compute_score()[1])]
 
 
-def meteor(pairs: ReportPairs, options=None) -> list[Score]:
+def meteor(pairs: ReportPairs, options=None) -> list[CorpusStatistic]:
     """METEOR 1.5 of the whole corpus, by the jar that `pycocoevalcap` brings.
 
     Raises:
@@ -79,7 +80,7 @@ def meteor(pairs: ReportPairs, options=None) -> list[Score]:
     if done.returncode or len(rows) != len(lines) or any(len(row) != _METEOR_STATISTICS for row in rows):
         reason = (done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or ["no output"])[-1]
         raise MetricUnavailable(f"METEOR's Java process failed (exit code {done.returncode}: {reason}).")
-    return [Score("METEOR", _without_perfect_chunks(np.array(rows, dtype=np.float64)), _meteor)]
+    return [CorpusStatistic("METEOR", _without_perfect_chunks(np.array(rows, dtype=np.float64)), _meteor)]
 
 
 def _without_perfect_chunks(statistics: np.ndarray) -> np.ndarray:

@@ -6,12 +6,12 @@ from processing.datasets.phantom.labeler import phantom_labels
 from processing.datasets.records import CHEXBERT_OBSERVATIONS, label_targets
 from processing.reports import plain_findings
 
+from ..scores import CorpusStatistic, MetricUnavailable
 from .labels import label_scores
 from .predictions import ReportPairs
-from .scores import MetricUnavailable, Score
 
 
-def phantom(pairs: ReportPairs, options=None) -> list[Score]:
+def phantom(pairs: ReportPairs, options=None) -> list[CorpusStatistic]:
     """Precision, recall and F1 over the observations, No Finding left out of the average.
 
     The known labels of the file count as truth; without any, the labels of the reference text. Headers of structured

@@ -2,18 +2,18 @@
 
 import numpy as np
 
+from ..scores import CorpusStatistic, mean_statistic
 from .environment import ask
 from .labels import label_scores
 from .predictions import ReportPairs
-from .scores import Score, mean_score
 
 RADGRAPH_LEVELS = ("simple", "partial", "complete")
 
 
-def radgraph(pairs: ReportPairs, options) -> list[Score]:
+def radgraph(pairs: ReportPairs, options) -> list[CorpusStatistic]:
     """F1-RadGraph (Delbrouck et al., EMNLP Findings 2022): entities; with whether related; with their relations."""
     levels = radgraph_levels(pairs.references, pairs.predictions, options)
-    return [mean_score(f"F1-RadGraph {level}", levels[level]) for level in RADGRAPH_LEVELS]
+    return [mean_statistic(f"F1-RadGraph {level}", levels[level]) for level in RADGRAPH_LEVELS]
 
 
 def radgraph_levels(references: list[str], predictions: list[str], options) -> dict[str, list[float]]:
@@ -25,7 +25,7 @@ def radgraph_levels(references: list[str], predictions: list[str], options) -> d
     return ask("radgraph", arguments, options.metrics_python, options.timeout, needs)
 
 
-def bertscore(pairs: ReportPairs, options) -> list[Score]:
+def bertscore(pairs: ReportPairs, options) -> list[CorpusStatistic]:
     """BERTScore (Zhang et al., ICLR 2020), the mean over reports; rescaled where a baseline is known."""
     arguments = {
         "references": pairs.references,
@@ -38,10 +38,10 @@ def bertscore(pairs: ReportPairs, options) -> list[Score]:
     needs = f"the model {options.bertscore_model!r}; give a folder with --bertscore_model"
     answer = ask("bertscore", arguments, options.metrics_python, options.timeout, needs)
     suffix = " (rescaled)" if answer["rescaled"] else ""
-    return [mean_score(f"BERTScore {name}{suffix}", answer[name.lower()]) for name in ("precision", "recall", "F1")]
+    return [mean_statistic(f"BERTScore {name}{suffix}", answer[name.lower()]) for name in ("precision", "recall", "F1")]
 
 
-def srr_bert(pairs: ReportPairs, options) -> list[Score]:
+def srr_bert(pairs: ReportPairs, options) -> list[CorpusStatistic]:
     """F1-SRR-BERT (Delbrouck et al., ACL 2025) of whole reports, averaged over labels by their frequency."""
     labels = srr_bert_labels(pairs.references + pairs.predictions, options)
     reference, predicted = np.split(labels, 2)

@@ -11,25 +11,25 @@ import numpy as np
 
 from processing.reports import STRUCTURED_HEADERS, parse_structured, structured_validity
 
+from ..scores import CorpusStatistic, mean_statistic
 from .environment import ask
 from .predictions import ReportPairs
 from .radiology import RADGRAPH_LEVELS, radgraph_levels, srr_bert_labels
-from .scores import Score, mean_score
 
 
-def structure(pairs: ReportPairs, options=None) -> list[Score]:
+def structure(pairs: ReportPairs, options=None) -> list[CorpusStatistic]:
     """Validity of the predictions, and whether they have the references' sections: mean over reports."""
     reference, predicted = _has_sections(pairs.references), _has_sections(pairs.predictions)
     both = (reference & predicted).sum(axis=1)
     sizes = {"precision": predicted.sum(axis=1), "recall": reference.sum(axis=1)}
     sizes["F1"] = (sizes["precision"] + sizes["recall"]) / 2
     return [
-        mean_score("Structure validity", [structured_validity(text) for text in pairs.predictions]),
-        *(mean_score(f"Sections {name}", both / np.maximum(size, 0.5)) for name, size in sizes.items()),
+        mean_statistic("Structure validity", [structured_validity(text) for text in pairs.predictions]),
+        *(mean_statistic(f"Sections {name}", both / np.maximum(size, 0.5)) for name, size in sizes.items()),
     ]
 
 
-def section_overlap(pairs: ReportPairs, options) -> list[Score]:
+def section_overlap(pairs: ReportPairs, options) -> list[CorpusStatistic]:
     """BLEU-4 and ROUGE-L of sections."""
     shared = _SharedSections(pairs)
     arguments = {"references": shared.texts("reference"), "predictions": shared.texts("prediction")}
@@ -40,14 +40,14 @@ def section_overlap(pairs: ReportPairs, options) -> list[Score]:
     ]
 
 
-def section_radgraph(pairs: ReportPairs, options) -> list[Score]:
+def section_radgraph(pairs: ReportPairs, options) -> list[CorpusStatistic]:
     """F1-RadGraph of sections."""
     shared = _SharedSections(pairs)
     levels = radgraph_levels(shared.texts("reference"), shared.texts("prediction"), options) if len(shared) else {}
     return [shared.mean(f"Section F1-RadGraph {level}", levels.get(level, [])) for level in RADGRAPH_LEVELS]
 
 
-def section_srr_bert(pairs: ReportPairs, options) -> list[Score]:
+def section_srr_bert(pairs: ReportPairs, options) -> list[CorpusStatistic]:
     """Precision, recall and F1 of each section's SRR-BERT labels."""
     shared = _SharedSections(pairs)
     names = ("precision", "recall", "F1")
@@ -86,11 +86,11 @@ class _SharedSections:
     def texts(self, side: str) -> list[str]:
         return ["\n".join(utterances) for utterances in getattr(self, f"{side}s")]
 
-    def mean(self, name: str, per_section: Sequence[float]) -> Score:
+    def mean(self, name: str, per_section: Sequence[float]) -> CorpusStatistic:
         """The mean over all sections; those of one report only count as 0."""
         sums = np.bincount(self.report, weights=per_section, minlength=len(self.sections_of)) if len(self) else 0
         statistics = np.stack([sums * np.ones_like(self.sections_of), self.sections_of], axis=1)
-        return Score(name, statistics, lambda totals: totals[..., 0] / np.maximum(totals[..., 1], 1))
+        return CorpusStatistic(name, statistics, lambda totals: totals[..., 0] / np.maximum(totals[..., 1], 1))
 
 
 def _has_sections(texts: list[str]) -> np.ndarray:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from .scores import MetricUnavailable
+from ..scores import MetricUnavailable
 
 
 def protocol_text(text: str) -> str:
