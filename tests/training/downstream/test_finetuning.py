@@ -89,7 +89,7 @@ def test_classes_are_learnt_and_summed_up_over_seeds(classified):
     assert [run["seed"] for run in summary["seeds"]] == [0, 1]
     assert summary["seeds"][0]["train_patients"] == 22  # 0.9 of 24
     table = (folder / "table.md").read_text()
-    assert f"| macro_auroc | {auroc['mean']:.3f} [" in table and "24 images of 12 patients" in table
+    assert f"| macro_auroc | {auroc['value']:.3f} [" in table and "24 images of 12 patients" in table
 
 
 def test_scores_follow_from_the_kept_predictions_and_the_validations_thresholds(classified, data):
