@@ -1,4 +1,7 @@
-PYTHON ?= python3.11
+# The first that is Python 3.11 or later and can be run: a shim that cannot be run is passed over.
+NEWEST_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c "$(NEWEST_ENOUGH)" 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -6,14 +9,16 @@ OUT ?= outputs
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test test-all lint format metrics-env benchmarks clean
+.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test test-all coverage docs lint format metrics-env benchmarks clean
 
 setup: $(READY)
 
 # The constraints file pins the verified set; pip is asked once, then only when the project's needs change.
 $(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later; install one, or name it: make PYTHON=/path/to/python"; exit 1; }
+	@echo "Python: $(PYTHON), $$($(PYTHON) -V)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel -c constraints.txt
+	$(BIN)/python -m pip install --quiet --upgrade pip hatchling -c constraints.txt
 	$(BIN)/python -m pip install --quiet torch torchvision -c constraints.txt
 	$(BIN)/python -m pip install --quiet -e ".[dev]" -c constraints.txt
 	touch $@
@@ -54,6 +59,12 @@ real: setup  ## on real radiographs: fine-tuned from what `make demo` pretrained
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
+
+coverage: setup  ## what the quick tests run of the library
+	$(BIN)/python -m pytest -m "not slow" --cov=modeling_cogaze --cov=processing --cov=training --cov-report=term
+
+docs: setup  ## the documents as a site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test-all: setup
 	$(BIN)/python -m pytest
