@@ -84,8 +84,9 @@ def class_balanced_weights(examples_per_class: list[int] | torch.Tensor, beta: f
 
     A class without examples has weight zero: as n_c = 1 it would outweigh all others together.
     """
-    counts = torch.as_tensor(examples_per_class, dtype=torch.float32)
-    weights = torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0)
+    # In float64: 1 - beta^n of few examples cancels to four digits in float32.
+    counts = torch.as_tensor(examples_per_class, dtype=torch.float64)
+    weights = torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0).float()
     return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny) * len(weights)
 
 

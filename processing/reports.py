@@ -1,141 +1,15 @@
-"""Report text: loose section headers, sentences, and the structured headers of SRRG."""
+"""Report text: sentences, and the structured headers of SRRG."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
-
-SECTIONS = ("indication", "history", "comparison", "technique", "examination", "findings", "impression")
-
-_HEADERS = {
-    "indication": (
-        "INDICATION",
-        "INDICATIONS",
-        "CLINICAL INDICATION",
-        "CLINICAL INDICATIONS",
-        "INDICATION FOR STUDY",
-        "REASON FOR EXAM",
-        "REASON FOR EXAMINATION",
-        "REASON FOR THE EXAM",
-        "REASON FOR THE EXAMINATION",
-        "REASON FOR STUDY",
-        "REASON FOR THIS EXAMINATION",
-        "REASON",
-    ),
-    "history": (
-        "HISTORY",
-        "CLINICAL HISTORY",
-        "PATIENT HISTORY",
-        "MEDICAL HISTORY",
-        "CLINICAL INFORMATION",
-        "CLINICAL DATA",
-        "CLINICAL CONTEXT",
-        "INDICATION AND HISTORY",
-        "HISTORY AND INDICATION",
-    ),
-    "comparison": ("COMPARISON", "COMPARISONS", "COMPARISON STUDY", "COMPARISON STUDIES", "COMPARISON EXAM", "PRIORS"),
-    "technique": ("TECHNIQUE", "TECHNIQUES", "PROCEDURE", "VIEWS", "NUMBER OF VIEWS"),
-    "examination": ("EXAMINATION", "EXAM", "STUDY", "TYPE OF EXAMINATION", "TYPE OF EXAM", "EXAM TYPE", "EXAMINATIONS"),
-    "findings": ("FINDINGS", "FINDING", "FINDINGS AND IMPRESSION", "FINDINGS IMPRESSION", "IMPRESSION AND FINDINGS"),
-    "impression": (
-        "IMPRESSION",
-        "IMPRESSIONS",
-        "CONCLUSION",
-        "CONCLUSIONS",
-        "IMPRESSION AND RECOMMENDATION",
-        "IMPRESSION AND RECOMMENDATIONS",
-        "IMPRESSION RECOMMENDATION",
-    ),
-    "other": (
-        "NOTIFICATION",
-        "NOTIFICATIONS",
-        "RECOMMENDATION",
-        "RECOMMENDATIONS",
-        "WET READ",
-        "ADDENDUM",
-        "FINAL REPORT",
-        "FINAL ADDENDUM",
-        "PREAMBLE",
-        "SIGNED",
-        "DICTATED BY",
-    ),
-}
-_SECTION_OF = {header: section for section, headers in _HEADERS.items() for header in headers}
-_VIEW_HEADER = re.compile(r"\bCHEST\b")
-_VIEW_WORDS = re.compile(r"\b(RADIOGRAPHS?|X-?RAYS?|FILMS?|VIEWS?|PA|AP|PORTABLE|FRONTAL|LATERAL|UPRIGHT|SUPINE)\b")
 
 
 def _letters(text: str) -> str:
     return " ".join(re.findall(r"[A-Z-]+", text.upper()))
 
 
-def _known(header: str, fuzzy: bool) -> str | None:
-    """The section that a header's letters stand for, misspelt ones included where `fuzzy`."""
-    if header in _SECTION_OF or not fuzzy or len(header) < 6:
-        return _SECTION_OF.get(header)
-    near = difflib.get_close_matches(header, _SECTION_OF, n=1, cutoff=0.85)
-    return _SECTION_OF[near[0]] if near else None
-
-
-def _headers(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, section) of every header, in order. `end` lies behind the colon."""
-    found = []
-    for line in re.finditer(r"[^\n]+", text):
-        line_start, content = line.start(), line.group()
-        if content.isupper() and (section := _known(_letters(content.strip()), fuzzy=False)):
-            if ":" not in content.rstrip(" :."):
-                found.append((line_start, line.end(), section))
-                continue
-        # A header's text runs back from its colon to the last full stop or colon before it; the longest suffix of it
-        # that is a known header counts, so that "Cough  FINDINGS: ..." is found in the middle of a line.
-        for colon in re.finditer(r":(?=\s|$)", content):
-            before = re.search(r"[^.:;]*$", content[: colon.start()])
-            words = list(re.finditer(r"\S+", before.group()))[-6:]
-            for word in words:
-                start = before.start() + word.start()
-                header = content[start : colon.start()].strip()
-                leads = not content[:start].strip()
-                if not (leads or header[0].isupper()):
-                    continue
-                section = _known(_letters(header), fuzzy=leads or header.isupper())
-                if section is None and leads and header.isupper() and len(header) > 3:
-                    is_view = _VIEW_HEADER.search(header) and _VIEW_WORDS.search(header)
-                    section = "view" if is_view else "other"
-                if section:
-                    found.append((line_start + start, line_start + colon.end(), section))
-                    break
-    return found
-
-
 def _clean(text: str) -> str:
     return " ".join(text.split())
-
-
-def split_sections(text: str) -> dict[str, str]:
-    """The sections of a free-text radiology report.
-
-    Headers may be misspelt, lack their colon on a line of their own, stand in the middle of a line or be written in
-    any case at its start. Repeated sections are joined. A header that names the views ("CHEST, PA AND LATERAL:") opens
-    the findings if the report has no other. Runs of white space become one space; de-identified spans (`___`) stay.
-
-    Returns:
-        every name of `SECTIONS` and "unlabelled" -> text, "" where absent. "unlabelled" is what stands in paragraphs
-        of their own (four words or more) behind a section of context, where many reports put findings without a header.
-    """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    parts: dict[str, list[str]] = {name: [] for name in (*SECTIONS, "view", "other", "unlabelled")}
-    headers = [(0, 0, "other"), *_headers(text)]
-    ends = [start for start, _, _ in headers[1:]] + [len(text)]
-    for (_, begin, section), end in zip(headers, ends, strict=True):
-        paragraphs = [_clean(part) for part in re.split(r"\n\s*\n", text[begin:end]) if part.strip()]
-        if section in ("findings", "impression", "view"):
-            parts[section] += paragraphs
-            continue
-        parts[section] += paragraphs[:1]
-        if section != "other":
-            parts["unlabelled"] += [part for part in paragraphs[1:] if len(part.split()) >= 4]
-    if not parts["findings"]:
-        parts["findings"] = parts["view"]
-    return {name: " ".join(parts[name]) for name in (*SECTIONS, "unlabelled")}
 
 
 _ABBREVIATIONS = re.compile(

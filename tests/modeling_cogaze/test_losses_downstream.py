@@ -54,7 +54,9 @@ def test_certain_predictions_have_finite_gradients():
 def test_weights_sum_to_the_number_of_classes_and_favour_the_rare():
     weights = class_balanced_weights([10, 1000, 0])
     assert weights.sum() == pytest.approx(3) and weights[2] == 0
-    assert weights[0] / weights[1] == pytest.approx((1 - 0.9999**1000) / (1 - 0.9999**10), rel=1e-3)
+    assert weights[0] / weights[1] == pytest.approx((1 - 0.9999**1000) / (1 - 0.9999**10), rel=1e-6)
+    one, two, _ = class_balanced_weights([1, 2, 10**7])
+    assert one / two == pytest.approx(1 + 0.9999, rel=1e-6)  # float32 would have it 6e-4 off
 
 
 def test_soft_dice_of_equal_and_of_empty_masks_is_one():

@@ -10,116 +10,11 @@ from processing.reports import (
     parse_structured,
     plain_findings,
     sentence_spans,
-    split_sections,
     split_sentences,
     structure_findings,
     structured_validity,
     write_structured,
 )
-
-REPORT = """                                 FINAL REPORT
- EXAMINATION:  CHEST (PA AND LAT)
-
- INDICATION:  ___F with new onset ascites  // eval for infection
-
- TECHNIQUE:  Chest PA and lateral
-
- COMPARISON:  None.
-
- FINDINGS:
-
- There is no focal consolidation, pleural effusion or
- pneumothorax.  Size is 1.2 cm.
-
- IMPRESSION:
-
- No acute process.  Discussed with Dr. ___ at 4:32 p.m.
-"""
-
-
-def test_sections_of_a_regular_report():
-    sections = split_sections(REPORT)
-    assert sections == {
-        "indication": "___F with new onset ascites // eval for infection",
-        "history": "",
-        "comparison": "None.",
-        "technique": "Chest PA and lateral",
-        "examination": "CHEST (PA AND LAT)",
-        "findings": "There is no focal consolidation, pleural effusion or pneumothorax. Size is 1.2 cm.",
-        "impression": "No acute process. Discussed with Dr. ___ at 4:32 p.m.",
-        "unlabelled": "",
-    }
-
-
-@pytest.mark.parametrize(
-    ("header", "section"),
-    [
-        ("FINDINGS:", "findings"),
-        ("FINDNGS:", "findings"),
-        ("FINIDNGS:", "findings"),
-        ("Findings:", "findings"),
-        ("findings:", "findings"),
-        ("FINDINGS :", "findings"),
-        ("FINDINGS/IMPRESSION:", "findings"),
-        ("FINDINGS AND IMPRESSION:", "findings"),
-        ("FINDINGS\n", "findings"),
-        ("IMPRESION:", "impression"),
-        ("CONCLUSION:", "impression"),
-        ("REASON FOR EXAMINATION:", "indication"),
-        ("REASON FOR EXAM:", "indication"),
-        ("INDICATON:", "indication"),
-        ("CLINICAL HISTORY:", "history"),
-        ("HISTROY:", "history"),
-        ("COMPARISONS:", "comparison"),
-    ],
-)
-def test_loose_headers(header, section):
-    sections = split_sections(f"EXAMINATION: CHEST\n\n{header} The left lung is clear.\n\nNOTIFICATION: told Dr. ___")
-    assert sections.pop(section) == "The left lung is clear."
-    assert sections.pop("examination") == "CHEST"
-    assert not any(sections.values())
-
-
-def test_headers_in_the_middle_of_a_line():
-    sections = split_sections(
-        "INDICATION: Cough. COMPARISON: ___ FINDINGS: Clear lungs. Ratio 1:2. IMPRESSION: Normal."
-    )
-    assert (sections["indication"], sections["comparison"]) == ("Cough.", "___")
-    assert (sections["findings"], sections["impression"]) == ("Clear lungs. Ratio 1:2.", "Normal.")
-
-
-def test_words_like_headers_inside_text_are_text():
-    text = "FINDINGS: The findings: none. History of smoking and prior comparison of the study."
-    assert (
-        split_sections(text)["findings"] == "The findings: none. History of smoking and prior comparison of the study."
-    )
-
-
-def test_a_paragraph_without_header_is_kept_apart():
-    sections = split_sections("INDICATION: Fall.\n\n The heart is mildly enlarged.\n\n WET READ: ___ no change at all")
-    assert sections["indication"] == "Fall."
-    assert sections["findings"] == ""
-    assert sections["unlabelled"] == "The heart is mildly enlarged."
-
-
-def test_a_header_of_views_opens_the_findings():
-    assert split_sections("HISTORY: Cough.\n\nPA AND LATERAL CHEST RADIOGRAPHS: Lungs are clear.")["findings"] == (
-        "Lungs are clear."
-    )
-    both = split_sections("CHEST, PA AND LATERAL: done\n\nFINDINGS: Lungs are clear.")
-    assert both["findings"] == "Lungs are clear."
-
-
-def test_repeated_sections_are_joined():
-    assert split_sections("FINDINGS: One.\n\nTwo.\n\nFINDINGS: Three.")["findings"] == "One. Two. Three."
-
-
-@given(st.text(max_size=400))
-def test_any_text_is_sectioned(text):
-    sections = split_sections(text)
-    assert all("\n" not in section for section in sections.values())
-    written = "".join("".join(sections.values()).split())
-    assert len(written) <= len(text)
 
 
 def test_sentences():

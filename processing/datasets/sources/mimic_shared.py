@@ -2,11 +2,12 @@
 
 import os
 from collections import Counter
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 from ...gaze import clean_fixations
-from ...reports import split_sections
+from ..sections import split_sections
 from .building import image_size
 from .common import Skip, blank_record
 from .roots import find_root, first_file, read_text
@@ -18,6 +19,8 @@ PROTOCOL = {
     "drop": "findings and impression sections apart; records without findings dropped",
     "unlabelled": "findings section, else the unlabelled paragraph; records with neither dropped",
 }
+
+UNKNOWN_HEADING = "unknown heading in a report: "
 
 
 def mimic_splits(root: Path) -> dict[str, str]:
@@ -47,11 +50,27 @@ def _has_reports(folder: Path) -> bool:
 
 
 def read_report(path: str, noted: Counter) -> dict[str, str]:
-    """Sections of one report, empty and counted where its file is missing."""
-    if not os.path.exists(path):
-        noted["report file missing"] += 1
-        return split_sections("")
-    return split_sections(read_text(path, noted))
+    """Sections of one report, empty and counted where its file is missing. Unknown headings are counted by name."""
+    sections, remarks = _sections_of(path, _modified(path))
+    noted.update(remarks)
+    return dict(sections)
+
+
+def _modified(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None
+
+
+@lru_cache(16)  # images of a study stand beside each other
+def _sections_of(path: str, modified: int | None) -> tuple[dict[str, str], Counter]:
+    noted: Counter = Counter()
+    if modified is None:
+        return split_sections(""), Counter({"report file missing": 1})
+    unknown: Counter = Counter()
+    sections = split_sections(read_text(path, noted), Path(path).stem, unknown)
+    return sections, noted + Counter({f"{UNKNOWN_HEADING}{name}": count for name, count in unknown.items()})
 
 
 def make_record(item: dict, noted: Counter, missing_findings: str = "keep") -> dict:
