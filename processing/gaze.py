@@ -30,20 +30,19 @@ def validate_reading(reading: Mapping, name: str = "reading") -> None:
 
     Args:
         reading: `{"sentences": [{text, begin, end}], "fixations": [{x, y, begin, end, sigma_x, sigma_y, shown}]}`,
-            seconds and pixels of the original radiograph.
+            seconds and pixels of the original radiograph. Without sentences it is gaze that nobody spoke to: one map,
+            for the whole report.
         name: what the error calls it, for example `gaze[3][0]`.
 
     Raises:
-        ValueError: fixations without sentences or the reverse; a coordinate, time or sigma that is not a finite
-            number; times out of order; a negative sigma; an empty `shown`; a sentence without text.
+        ValueError: no fixations; a coordinate, time or sigma that is not a finite number; times out of order; a
+            negative sigma; an empty `shown`; a sentence without text.
     """
     sentences, fixations = _sentences(reading, name), _fixations(reading, name)
-    if len(sentences) == 0 or len(fixations) == 0:
-        there = "sentences" if len(sentences) else "fixations" if len(fixations) else "neither of them"
-        raise ValueError(
-            f"{name}: a reading needs sentences and fixations, and this one holds {there}; leave the reading out."
-        )
-    for index, sentence in enumerate(reading["sentences"]):
+    if len(fixations) == 0:
+        there = "sentences alone" if len(sentences) else "nothing"
+        raise ValueError(f"{name}: a reading needs fixations, and this one holds {there}; leave the reading out.")
+    for index, sentence in enumerate(reading.get("sentences") or []):
         if not isinstance(sentence.get("text"), str) or not sentence["text"].strip():
             raise ValueError(f"{name}.sentences[{index}].text: it is empty; leave the sentence out.")
 

@@ -140,7 +140,8 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
             view_position: one of `view_positions`, in any case; "" or None is unknown.
             indication, history: context; "" or None where there is none.
             findings: the report.
-            gaze: per image None, a reading or a list of readings. A reading is a mapping as in `validate_reading`, or
+            gaze: per image None, a reading or a list of readings. A reading is a mapping as in `validate_reading` (one
+                without sentences is a single row, the full one, whose text is the image's `findings`), or
                 a rendered one, {"sentences": [{text}, ...], "heatmaps": [one picture per sentence, the full one]}.
                 Fixations outside the image or the part shown are left out.
             image_size: (width, height) of the original radiograph, in whose pixels gaze is given; default: the
@@ -335,7 +336,8 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         if "findings" in given:
             data |= self._reports(given["findings"])
         if "gaze" in given:
-            data |= self._gaze(given["gaze"], sizes, boxes)
+            reports = self._texts(given["findings"], "findings") if "findings" in given else None
+            data |= self._gaze(given["gaze"], sizes, boxes, reports)
         return data
 
     def _view_ids(self, names: Sequence) -> torch.Tensor:
@@ -405,7 +407,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
             raise ValueError(f"findings[{texts.index('')}]: the report is empty; leave the study out.")
         return self._tokenize([self._REPORT.format(t) for t in texts], self.max_report_length, "report_")
 
-    def _gaze(self, gaze, sizes, boxes) -> dict[str, torch.Tensor]:
+    def _gaze(self, gaze, sizes, boxes, reports: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
         texts, targets, image_index, is_full = [], [], [], []
         for i, readings in enumerate(gaze):
             readings = [readings] if isinstance(readings, Mapping) else readings or []
@@ -414,7 +416,8 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
                 spoken = self._texts([sentence["text"] for sentence in reading.get("sentences") or []], f"{name}.text")
                 rows = self._targets(reading, len(spoken), sizes[i], boxes[i], name)
                 targets.append(rows)
-                texts += [*spoken, " ".join(spoken)][: len(rows)]
+                whole = " ".join(spoken) or (reports[i] if reports else "")
+                texts += [*spoken, whole][: len(rows)]
                 image_index += [i] * len(rows)
                 is_full += [row == len(spoken) for row in range(len(rows))]
         patches = self.grid_size[0] * self.grid_size[1]

@@ -1,6 +1,6 @@
 """EGMA's processor: the records and tensors of CoGaze's, in EGMA's geometry and sentence by sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ class EgmaProcessor(CoGazeProcessor):
     - Pictures are padded with black to a square, and then resized; gaze and masks follow.
     - An image's text is the transcript of its readings, or, where it has none, its `findings`, split into sentences,
       with gaze targets of zero and no full transcript. So there are transcript_ tensors wherever there are gaze or
-      findings, and no report_ tensors.
+      findings, and no report_ tensors. A reading without sentences takes those of the findings, and its map is their
+      full transcript's, which the losses give to each of them.
     - View position, indication and history are taken and left aside.
     - Sentences and prompts get the special tokens that the tokenizer puts by itself.
 
@@ -68,7 +69,10 @@ class EgmaProcessor(CoGazeProcessor):
         readings = given.get("gaze", [None] * count)
         if "findings" in given:
             reports = self._texts(given["findings"], "findings")
-            readings = [own or self._written(reports[i], i) for i, own in enumerate(readings)]
+            readings = [
+                self._with_words(own, reports[i]) if own else self._written(reports[i], i)
+                for i, own in enumerate(readings)
+            ]
         return self._gaze(readings, sizes or [None] * count, boxes or [None] * count)
 
     def _written(self, report: str, index: int) -> dict:
@@ -78,10 +82,22 @@ class EgmaProcessor(CoGazeProcessor):
             raise ValueError(f"findings[{index}]: it has no sentence, and there is no transcript; leave the study out.")
         return {"sentences": [{"text": sentence} for sentence in sentences], "written": True}
 
+    def _with_words(self, readings: Mapping | Sequence[Mapping], report: str) -> list[Mapping]:
+        """The readings, those without sentences (and without heatmaps) with the report's."""
+        readings = [readings] if isinstance(readings, Mapping) else readings
+        written = {"sentences": [{"text": sentence} for sentence in split_sentences(report)], "written": True}
+        return [
+            reading if reading.get("sentences") or "heatmaps" in reading else {**reading, **written}
+            for reading in readings
+        ]
+
     def _targets(self, reading: Mapping, sentences: int, size, box, name: str) -> np.ndarray:
-        if reading.get("written"):
-            return np.zeros((sentences, self.grid_size[0] * self.grid_size[1]), np.float32)
-        return super()._targets(reading, sentences, size, box, name)
+        if not reading.get("written"):
+            return super()._targets(reading, sentences, size, box, name)
+        rows = np.zeros((sentences, self.grid_size[0] * self.grid_size[1]), np.float32)
+        if "fixations" not in reading:
+            return rows
+        return np.concatenate([rows, super()._targets({**reading, "sentences": []}, 0, size, box, name)])
 
 
 def _margins(size: tuple[int, int]) -> tuple[int, int]:

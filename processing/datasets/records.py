@@ -34,7 +34,9 @@ def record_features() -> Features:
 
     `image_width` and `image_height` are those of the original radiograph: gaze, boxes and masks are in its pixels,
     whatever size `image` is stored at (a mask covers the whole original, at any size). Times are seconds, ages years.
-    Labels hold `LABEL_CODES`, one per name in `label_names(dataset)`.
+    Labels hold `LABEL_CODES`, one per name in `label_names(dataset)`. `study_date` is an ISO date (year-month-day), as the
+    source gives it: shifted, where it de-identifies by a shift. Where a source tells the order of a patient's studies,
+    by date or by number, a patient's records stand in it, oldest first. Data stored before a column was added lack it.
     """
     fixation = {
         "x": Value("float32"),
@@ -57,6 +59,7 @@ def record_features() -> Features:
             "view_position": Value("string"),
             "patient_age": Value("float32"),
             "patient_sex": Value("string"),
+            "study_date": Value("string"),
             "indication": Value("string"),
             "history": Value("string"),
             "findings": Value("string"),

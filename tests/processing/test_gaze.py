@@ -321,9 +321,8 @@ def spoil(part, index, **fields):
 @pytest.mark.parametrize(
     "reading, message",
     [
-        (good() | {"sentences": []}, "gaze: .*holds fixations"),
-        (good() | {"fixations": []}, "gaze: .*holds sentences"),
-        (good() | {"fixations": None, "sentences": None}, "gaze: .*neither"),
+        (good() | {"fixations": []}, "gaze: .*holds sentences alone"),
+        (good() | {"fixations": None, "sentences": None}, "gaze: .*holds nothing"),
         (spoil("fixations", 2, x=float("nan")), r"gaze.fixations\[2\].*not finite"),
         (spoil("fixations", 1, y=float("inf")), r"gaze.fixations\[1\].*not finite"),
         (spoil("fixations", 1, begin=None), r"gaze.fixations\[1\].*missing"),
@@ -342,6 +341,14 @@ def spoil(part, index, **fields):
 def test_malformed_readings_are_refused(reading, message):
     with pytest.raises(ValueError, match=message):
         validate_reading(reading, "gaze")
+
+
+def test_a_reading_without_sentences_is_one_map_for_the_whole_report():
+    for sentences in ({"sentences": []}, {"sentences": None}):
+        silent = good() | sentences
+        validate_reading(silent)
+        targets = gaze_targets(silent, (100, 100), 4)
+        assert np.array_equal(targets, gaze_targets(good(), (100, 100), 4)[-1:])
 
 
 def test_a_good_reading_passes_and_stays_as_it_is():

@@ -13,10 +13,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, AutoProcessor, BitImageProcessor
 
+from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining
 from processing import CoGazeProcessor
 from processing.datasets.records import label_targets
 from processing.gaze import clean_fixations, gaze_targets
 from processing.tokenization import build_tokenizer
+from tests import small
 
 TEXTS = ["The lungs are clear. No pleural effusion or pneumothorax. Heart size is normal. Cough and fever for a week."]
 
@@ -117,6 +119,24 @@ def same(a, b):
             torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
         else:
             assert a[name] == b[name], name
+
+
+def test_gaze_without_speech_is_a_full_map_for_the_report(processor):
+    spoken = reading()
+    silent = spoken | {"sentences": []}
+    batch = processor.collate([record(0, gaze=[silent]), record(1, gaze=[spoken, silent]), record(2, gaze=[])])
+    assert batch["transcript_image_index"].tolist() == [0, 1, 1, 1, 1]
+    assert batch["transcript_is_full"].tolist() == [True, False, False, True, True]
+    assert torch.equal(batch["gaze_targets"][0], batch["gaze_targets"][3]) and batch["gaze_targets"][0].sum() > 0
+    texts = processor.tokenizer.batch_decode(batch["transcript_input_ids"], skip_special_tokens=True)
+    assert "The lungs are clear. No pleural effusion." in texts[0] and "Lungs are clear 0." in texts[3]
+    # No report either: the map stays, beside an empty text.
+    alone = processor.collate([record(0, gaze=[silent], findings="")])
+    assert torch.equal(alone["gaze_targets"], batch["gaze_targets"][:1])
+    config = CoGazeConfig.tiny(vocab_size=len(processor.tokenizer), label_names=list("abcd"), **small.COGAZE)
+    own = CoGazeProcessor.for_model(processor.tokenizer, config)
+    losses = CoGazeForPreTraining(config).eval()(**own.collate([record(0, gaze=[silent]), record(1, gaze=[])]))
+    assert torch.isfinite(losses.loss) and losses.loss_gaze > 0
 
 
 # Tensors
@@ -444,7 +464,6 @@ def test_rendered_heatmaps_are_a_second_way_in(processor):
         ({"labels": []}, r"labels\[0\]"),
         ({"image_width": 0}, r"image_size\[0\]"),
         ({"study_id": None}, r"study_id\[0\]"),
-        ({"gaze": [reading() | {"sentences": []}]}, r"gaze\[0\]\[0\].*sentences"),
         ({"gaze": [reading(), reading() | {"fixations": []}]}, r"gaze\[0\]\[1\].*fixations"),
         ({"gaze": [reading(float("nan"))]}, r"gaze\[0\]\[0\].fixations\[0\].*not finite"),
         ({"gaze": [reading() | {"fixations": reading()["fixations"][::-1]}]}, r"gaze\[0\]\[0\].fixations\[1\].*sort"),

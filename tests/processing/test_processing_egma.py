@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor
 
-from modeling_cogaze import EgmaConfig
+from modeling_cogaze import EgmaConfig, EgmaForPreTraining
+from modeling_cogaze.losses_egma import fill_empty_targets
 from processing import EgmaProcessor
 from processing.gaze import gaze_targets
 from processing.processing_egma import IMAGE_MEAN, IMAGE_STD
@@ -151,3 +152,24 @@ def test_processor_opens_without_the_project(processor, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == processor(findings=[REPORT])["transcript_input_ids"].tolist()
+
+
+def test_gaze_without_speech_is_the_full_map_of_the_report_s_sentences(processor):
+    silent = READING | {"sentences": []}
+    batch = processor(images=[picture(), picture(seed=2)], gaze=[[silent], [READING, silent]], findings=[REPORT] * 2)
+    assert batch["transcript_image_index"].tolist() == [0] * 4 + [1] * 7
+    full = [False] * 3 + [True]
+    assert batch["transcript_is_full"].tolist() == [*full, False, False, True, *full]
+    assert (batch["gaze_targets"].sum(dim=1) > 0).tolist()[:4] == full
+    assert torch.equal(batch["gaze_targets"][3], batch["gaze_targets"][6])
+    filled = fill_empty_targets(
+        batch["gaze_targets"], batch["transcript_image_index"], batch["transcript_is_full"]
+    )
+    assert all(torch.equal(row, batch["gaze_targets"][3]) for row in filled[:4])
+    model = EgmaForPreTraining(EgmaConfig.tiny(vocab_size=300)).eval()
+    losses = model(**batch)
+    assert torch.isfinite(losses.loss) and losses.loss_egf > 0 and losses.loss_egm > 0
+    # Without a report there is a map and no sentence to align; the image's text is none, and nothing breaks.
+    alone = processor(images=[picture(), picture(seed=2)], gaze=[[silent], [READING]])
+    assert alone["transcript_is_full"].tolist() == [True, False, False, True]
+    assert torch.isfinite(model(**alone).loss)

@@ -354,7 +354,16 @@ def _gallery(arguments, test):
 
 
 def _with_gaze(dataset):
-    return dataset.select([row for row, readings in enumerate(dataset["gaze"]) if readings])
+    """The images with gaze that somebody spoke to, and no other gaze of theirs."""
+    spoken = [[bool(reading["sentences"]) for reading in readings] for readings in dataset["gaze"]]
+    dataset = dataset.select([row for row, readings in enumerate(spoken) if any(readings)])
+    if all(all(readings) for readings in spoken):
+        return dataset
+    return dataset.map(_keep_spoken, input_columns="gaze")
+
+
+def _keep_spoken(gaze: list[dict]) -> dict:
+    return {"gaze": [reading for reading in gaze if reading["sentences"]]}
 
 
 def _sentences(dataset) -> list[tuple[int, str]]:

@@ -169,6 +169,7 @@ def phantom_records(split: str, index: int, seed: int = 0, image_size: int = 224
                 "view_position": view,
                 "patient_age": plan.patient.age,
                 "patient_sex": plan.patient.sex,
+                "study_date": None,
                 "indication": report.indication,
                 "history": report.history,
                 "findings": " ".join(sentence.text for sentence in report.findings),

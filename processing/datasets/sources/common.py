@@ -78,6 +78,7 @@ def blank_record() -> dict:
         "view_position": "",
         "patient_age": None,
         "patient_sex": None,
+        "study_date": None,
         "indication": "",
         "history": "",
         "findings": "",

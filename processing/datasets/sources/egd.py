@@ -132,13 +132,12 @@ def egd_readings(root: Path, dropped: Counter) -> dict[str, list[dict]]:
     readings = {}
     for dicom, rows in table.groupby("DICOM_ID", sort=False):
         transcript = root / "audio_segmentation_transcripts" / dicom / "transcript.json"
-        if not transcript.is_file():
-            dropped["reading without a transcript"] += 1
-            continue
+        spoken = transcript.is_file()
+        dropped["transcript missing, gaze kept for the whole report"] += not spoken
         readings[dicom] = [
             {
                 "reader": "EGD",
-                "sentences": transcript_sentences(transcript),
+                "sentences": transcript_sentences(transcript) if spoken else [],
                 "fixations": fixations_of(rows, dropped),
             }
         ]

@@ -105,14 +105,18 @@ def make_record(item: dict, noted: Counter, missing_findings: str = "keep") -> d
 
 
 def clean_readings(readings: list[dict], image_size: tuple[int, int], noted: Counter) -> list[dict]:
-    """The readings without fixations outside the image or the part shown, and without readings that this empties."""
+    """The readings without fixations outside the image or the part shown, and without readings that this empties.
+
+    One without sentences stays: it is a map for the whole report.
+    """
     kept = []
     for reading in readings:
         reading, beside = clean_fixations(reading, image_size)
         if beside:
             noted["fixation outside the part shown"] += beside
-        if reading["fixations"] and reading["sentences"]:
-            kept.append(reading)
-        else:
-            noted["reading without fixations or sentences"] += 1
+        if not reading["fixations"]:
+            noted["reading without fixations"] += 1
+            continue
+        noted["reading without sentences"] += not reading["sentences"]
+        kept.append(reading)
     return kept

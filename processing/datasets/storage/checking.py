@@ -145,9 +145,7 @@ def caption(record: dict, label_names: list[str]) -> list[str]:
     """Lines under a picture: id, view, positive labels, then sentences with their times, or report text."""
     positive = [name for name, code in zip(label_names, record["labels"], strict=False) if code == POSITIVE]
     head = [f"{record['image_id'][-40:]} {record['view_position']}", ", ".join(positive)]
-    if record["gaze"]:
-        body = " ".join(_spoken(sentence) for sentence in record["gaze"][0]["sentences"])
-    else:
-        body = record["findings"] or record["impression"] or record["indication"]
+    body = " ".join(_spoken(sentence) for reading in record["gaze"][:1] for sentence in reading["sentences"])
+    body = body or record["findings"] or record["impression"] or record["indication"]
     body = body.encode("latin-1", "replace").decode("latin-1")
     return [line[:58] for line in head] + textwrap.wrap(body, 58)[:LINES]

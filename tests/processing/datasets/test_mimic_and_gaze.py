@@ -220,3 +220,9 @@ def test_mimic_5x200_takes_images_of_one_class_alone(mimic):
         rows.append((name, miniatures.MIMIC[name][1], positive))
     with pytest.raises(ValueError, match="5x1 needs 1 images of Atelectasis alone, and there are 0"):
         load("mimic_5x200", mimic, None, sample="5x1")
+
+
+def test_gaze_without_a_transcript_is_kept_for_the_whole_report(mimic, tmp_path):
+    (reading,) = load("egd", miniatures.egd(tmp_path, transcripts=False), mimic_root=mimic)[0]["gaze"]
+    assert reading["sentences"] == [] and len(reading["fixations"]) == 3
+    validate_reading(reading)

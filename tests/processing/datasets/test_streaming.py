@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Image, concatenate_datasets, load_dataset, load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,3 +210,12 @@ def test_sizes(text, size):
 def test_no_sizes(text):
     with pytest.raises(ValueError, match="max_shard"):
         size_in_bytes(text)
+
+
+def test_records_stored_before_a_column_was_added_still_load(dataset, tmp_path):
+    old = dataset.remove_columns("study_date")
+    write_shards(old, tmp_path / "shards", "parquet")
+    assert "study_date" not in next(iter(RecordStream(tmp_path / "shards")))
+    old.save_to_disk(tmp_path / "saved")
+    both = concatenate_datasets([load_from_disk(tmp_path / "saved"), dataset.cast_column("image", Image())])
+    assert len(both) == 2 * COUNT and both[0]["study_date"] is None
