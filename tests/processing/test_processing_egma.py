@@ -162,9 +162,7 @@ def test_gaze_without_speech_is_the_full_map_of_the_report_s_sentences(processor
     assert batch["transcript_is_full"].tolist() == [*full, False, False, True, *full]
     assert (batch["gaze_targets"].sum(dim=1) > 0).tolist()[:4] == full
     assert torch.equal(batch["gaze_targets"][3], batch["gaze_targets"][6])
-    filled = fill_empty_targets(
-        batch["gaze_targets"], batch["transcript_image_index"], batch["transcript_is_full"]
-    )
+    filled = fill_empty_targets(batch["gaze_targets"], batch["transcript_image_index"], batch["transcript_is_full"])
     assert all(torch.equal(row, batch["gaze_targets"][3]) for row in filled[:4])
     model = EgmaForPreTraining(EgmaConfig.tiny(vocab_size=300)).eval()
     losses = model(**batch)
