@@ -208,8 +208,12 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         return self
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
-        """The decoder's config when asked for it and there is one, since caches are built from it."""
-        return self.decoder_config if decoder and self.decoder_config is not None else self.text_config
+        """The decoder's config where there is one, unless the encoder's is asked for.
+
+        Caches are built from it, and its vocabulary is the one that is generated.
+        """
+        written = self.decoder_config is not None and (decoder or not encoder)
+        return self.decoder_config if written else self.text_config
 
 
 def sub_config(value: dict | PreTrainedConfig, argument: str) -> PreTrainedConfig:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -73,7 +74,7 @@ class DualEncoderMixin:
         super().train(mode)
         if self.config.freeze_vision_encoder:
             # Here, since loading makes new parameters, and ends with a call of this method.
-            self.vision_model.requires_grad_(False).eval()
+            freeze(self.vision_model)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -90,10 +91,8 @@ class DualEncoderMixin:
         grid_size = pixel_values.shape[2] // down, pixel_values.shape[3] // across
         # A convolution takes its input's layout; with the channels last it is the faster one, on CPU and GPU.
         pixel_values = pixel_values.to(self.vision_model.dtype, memory_format=torch.channels_last)
-        if self.config.freeze_vision_encoder:
-            with torch.no_grad():
-                return self.vision_model(pixel_values, **kwargs), grid_size
-        return self.vision_model(pixel_values, **kwargs), grid_size
+        with grad_unless_frozen(self.vision_model, self.config.freeze_vision_encoder):
+            return self.vision_model(pixel_values, **kwargs), grid_size
 
     def run_text_encoder(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs):
         """The text encoder's outputs for (N, L) tokens; hidden states are of no use where the mask is 0."""
@@ -115,6 +114,35 @@ class DualEncoderMixin:
                 f"image_index: {len(sentences)} sentences for {len(patches)} images; say which belongs to which."
             )
         return torch.arange(len(sentences), device=patches.device) % len(patches)
+
+
+def freeze(module: nn.Module) -> None:
+    """Take a module's weights out of training, and the module to eval mode.
+
+    Where peft has put adapters into it, peft has frozen the rest and says itself what is trained: that stays.
+    """
+    adapted = [layer for layer in module.modules() if hasattr(layer, "adapter_layer_names")]
+    dropouts = [(part, part.training) for layer in adapted for part in _adapters(layer)]
+    module.eval()
+    for part, training in dropouts:
+        part.train(training)
+    if not adapted:
+        module.requires_grad_(False)
+
+
+def _adapters(layer: nn.Module) -> list[nn.Module]:
+    """The parts of one of peft's layers beside the layer that it stands for."""
+    return [part for name, part in layer.named_children() if name not in ("base_layer", "original_module")]
+
+
+def is_trained(module: nn.Module) -> bool:
+    """Whether any parameter is: of a frozen module, those of peft's adapters."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def grad_unless_frozen(module: nn.Module, frozen: bool) -> AbstractContextManager:
+    """In which a module is run: without a graph where it is frozen and no adapter in it is trained."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and (not frozen or is_trained(module)))
 
 
 def unit(features: torch.Tensor) -> torch.Tensor:
@@ -145,6 +173,9 @@ def zero_through(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 __all__ = [
     "DualEncoderMixin",
     "DualEncoderPreTrainedModel",
+    "freeze",
+    "grad_unless_frozen",
+    "is_trained",
     "mask_of",
     "masked_token_mean",
     "never_empty",

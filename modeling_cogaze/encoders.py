@@ -32,16 +32,27 @@ def vision_tokens(outputs, num_patches: int) -> tuple[torch.Tensor | None, torch
     return pooled, patches[:, others:]
 
 
+def build_part(auto_class: type, config: PreTrainedConfig) -> PreTrainedModel:
+    """A randomly initialised part of a model, in the dtype of the whole.
+
+    The part's config may name another one, of the checkpoint that it came from; `from_pretrained` corrects it no deeper
+    than one level.
+    """
+    if config.dtype is not None:
+        config.dtype = torch.get_default_dtype()
+    return auto_class.from_config(config)
+
+
 def build_vision_encoder(vision_config: PreTrainedConfig) -> PreTrainedModel:
     """A randomly initialised vision encoder, whose batch normalisation is over the joined batch of all processes.
 
     One without attention to choose, such as a convolutional network, goes along with any attention implementation.
     """
     if AutoModel._model_mapping[type(vision_config)]._supports_sdpa:
-        encoder = AutoModel.from_config(vision_config)
+        encoder = build_part(AutoModel, vision_config)
     else:
         vision_config._attn_implementation = None
-        encoder = AutoModel.from_config(vision_config)
+        encoder = build_part(AutoModel, vision_config)
         encoder._supports_sdpa = encoder._supports_flash_attn = True
     share_batch_statistics(encoder)
     return encoder
@@ -49,7 +60,7 @@ def build_vision_encoder(vision_config: PreTrainedConfig) -> PreTrainedModel:
 
 def build_text_encoder(text_config: PreTrainedConfig) -> PreTrainedModel:
     """A randomly initialised text encoder, without the pooler, which nothing would train."""
-    encoder = AutoModel.from_config(text_config)
+    encoder = build_part(AutoModel, text_config)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     return encoder
@@ -109,6 +120,7 @@ def copy_weights(target: nn.Module, source: nn.Module) -> list[str]:
 
 
 __all__ = [
+    "build_part",
     "build_text_encoder",
     "build_vision_encoder",
     "copy_weights",

@@ -5,6 +5,7 @@ from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from .distributed import SharedBatchNorm2d
+from .dual_encoder import freeze
 from .losses_cogaze import class_balanced_focal_loss
 from .losses_downstream import class_balanced_softmax_focal_loss, segmentation_loss
 
@@ -37,7 +38,7 @@ class DownstreamMixin:
     def train(self, mode: bool = True):
         super().train(mode)
         if self.config.freeze_encoder:
-            self.base_model.requires_grad_(False).eval()
+            freeze(self.base_model)
         return self
 
 

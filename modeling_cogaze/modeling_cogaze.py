@@ -14,6 +14,7 @@ from .distributed import gather_with_grad, mean_over_processes
 from .dual_encoder import (
     DualEncoderMixin,
     DualEncoderPreTrainedModel,
+    is_trained,
     mask_of,
     masked_token_mean,
     never_empty,
@@ -198,7 +199,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         return (patches if global_token is None else torch.cat([global_token, patches], dim=1)), grid_size
 
     def _stored_features(self, vision_features: torch.Tensor) -> torch.Tensor:
-        if not self.config.freeze_vision_encoder:
+        if not self.config.freeze_vision_encoder or is_trained(self.vision_model):
             raise ValueError("vision_features: the vision encoder is trained; freeze it, or give pixel_values.")
         rows, columns = self.config.grid_size
         if vision_features.shape[1] - rows * columns not in (0, 1):

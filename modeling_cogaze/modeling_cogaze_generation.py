@@ -5,6 +5,7 @@ from torch import nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .configuration_cogaze import CoGazeConfig
+from .dual_encoder import grad_unless_frozen
 from .modeling_cogaze import CoGazeModel, CoGazePreTrainedModel
 from .report_generation import EncodedImages, ReportGenerationMixin
 
@@ -38,7 +39,7 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
 
         Arguments as in `CoGazeModel.forward`.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+        with grad_unless_frozen(self.base_model, self.config.freeze_encoder):
             tokens, patches = self.cogaze.encode_patches(pixel_values, view_position_ids, vision_features)
             latents = self.cogaze.encode_image(tokens, context_input_ids, context_attention_mask)
         return EncodedImages(last_hidden_state=torch.cat(latents, dim=1), patch_features=patches)
@@ -77,7 +78,8 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
             view_position_ids: (B,); unknown (0) by default.
             context_input_ids, context_attention_mask: (B, Lc) indication and history; a row of zeros has none.
             labels: (B, L) `[bos] report [eos]`, padding -100; shifted here.
-            decoder_input_ids: (B, L) in place of `labels`.
+            decoder_input_ids: (B, L) in place of `labels`; or beside them what the decoder reads, with one label (B, L)
+                per token, or labels (B, L + 1) as above.
             encoder_outputs: what `encode` gave, or (memory,) with memory (B, M, D), in place of the image.
             vision_features: (B, P or 1 + P, W) stored tokens of the frozen vision encoder, in place of `pixel_values`.
         """
@@ -88,7 +90,7 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
             )
             if context_input_ids is None or not self.config.use_context:
                 idle = [*self.cogaze.text_model.parameters(), *self.cogaze.text_projector.parameters()]
-        elif not self.config.freeze_encoder:
+        else:
             idle = list(self.cogaze.parameters())
         return self.run_decoder(
             encoder_outputs,

@@ -5,6 +5,7 @@ from torch import nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .configuration_egma import EgmaConfig
+from .dual_encoder import grad_unless_frozen
 from .losses_cogaze import gaze_similarity
 from .modeling_egma import EgmaModel, EgmaPreTrainedModel
 from .report_generation import EncodedImages, ReportGenerationMixin
@@ -30,7 +31,7 @@ class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
 
     def encode(self, pixel_values: torch.Tensor) -> EncodedImages:
         """The projected pooled image, then its patches (B, 1 + P, D), and the patches alone."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+        with grad_unless_frozen(self.base_model, self.config.freeze_encoder):
             pooled, patches = self.egma.encode_image(pixel_values)
         return EncodedImages(last_hidden_state=torch.cat([pooled[:, None], patches], dim=1), patch_features=patches)
 
@@ -62,13 +63,14 @@ class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
         Args:
             pixel_values: (B, 3, H, W).
             labels: (B, L) `[bos] report [eos]`, padding -100; shifted here.
-            decoder_input_ids: (B, L) in place of `labels`.
+            decoder_input_ids: (B, L) in place of `labels`; or beside them what the decoder reads, with one label (B, L)
+                per token, or labels (B, L + 1) as above.
             encoder_outputs: what `encode` gave, or (memory,) with memory (B, M, D), in place of the image.
         """
         idle = []
         if encoder_outputs is None:
             encoder_outputs = self.encode(pixel_values)
-        elif not self.config.freeze_encoder:
+        else:
             idle = list(self.egma.parameters())
         return self.run_decoder(
             encoder_outputs,

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
 from .distributed import mean_over_processes
-from .dual_encoder import zero_through
-from .encoders import copy_weights
+from .dual_encoder import freeze, zero_through
+from .encoders import build_part, copy_weights
 
 # What a processor's batch holds beside the inputs of an encoder. `generate` reads none of it: no reference can leak.
 NOT_FOR_GENERATION = (
@@ -125,6 +125,21 @@ class GroundingMixin:
         return result
 
 
+class ReportEncoder(nn.Module):
+    """The encoding half of a report generator: `forward` is its `encode`, and other arguments are left aside."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, generator: PreTrainedModel):
+        super().__init__()
+        self.model = generator.base_model
+        self.encode = generator.encode
+
+    def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> EncodedImages:
+        own = {name: kwargs[name] for name in inspect.signature(self.encode).parameters if name in kwargs}
+        return self.encode(pixel_values=pixel_values, **own)
+
+
 class ReportGenerationMixin(GroundingMixin, GenerationMixin):
     """Encoder-decoder report generation for a `PreTrainedModel` whose base model is a dual encoder.
 
@@ -151,7 +166,7 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
             )
         # Beams, caches and special tokens are then those of an encoder and a decoder.
         self.config.is_encoder_decoder = True
-        self.decoder = AutoModelForCausalLM.from_config(decoder_config)
+        self.decoder = build_part(AutoModelForCausalLM, decoder_config)
         if not any("cross" in name for name, _ in self.decoder.named_modules()):
             raise ValueError(f"decoder_config: transformers' {decoder_config.model_type} has no cross-attention.")
         same_width = memory_width == decoder_config.hidden_size
@@ -205,14 +220,35 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
         for parameter in self.idle_parameters():
             parameter.requires_grad_(False)
         if self.config.freeze_encoder:
-            self.base_model.requires_grad_(False).eval()
+            freeze(self.base_model)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module):
+        self.decoder.set_input_embeddings(value)
+
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module):
+        self.decoder.set_output_embeddings(new_embeddings)
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As `PreTrainedModel.resize_token_embeddings`, of the decoder: the text encoder keeps its vocabulary."""
+        embeddings = self.decoder.resize_token_embeddings(*args, **kwargs)
+        self.config.decoder_config.vocab_size = self.decoder.config.vocab_size
+        return embeddings
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """What is called with images, and gives what the decoder reads; a modality's own encoder where one is named."""
+        return ReportEncoder(self) if modality is None else super().get_encoder(modality)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """(B, L - 1) what the decoder reads where it is to write `labels` (B, L): all but the last token."""
+        inputs = labels[:, :-1]
+        return inputs.masked_fill(inputs == -100, self.config.decoder_config.pad_token_id)
 
     def run_decoder(
         self,
@@ -227,17 +263,23 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
         **kwargs,
     ) -> Seq2SeqLMOutput:
         """The second half of `forward`. `idle`: parameters that this batch leaves out, which DDP waits for."""
-        if (labels is None) == (decoder_input_ids is None):
+        if labels is None and decoder_input_ids is None:
             raise ValueError("labels and decoder_input_ids: give one of them.")
         memory = encoded[0]
         if labels is not None:
-            inputs, targets = labels[:, :-1], labels[:, 1:]
-            decoder_input_ids = inputs.masked_fill(inputs == -100, self.config.decoder_config.pad_token_id)
+            if decoder_input_ids is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            targets = labels if labels.shape[1] == decoder_input_ids.shape[1] else labels[:, 1:]
+            if targets.shape != decoder_input_ids.shape:
+                raise ValueError(
+                    f"labels: {tuple(labels.shape)} for decoder_input_ids {tuple(decoder_input_ids.shape)}; give one "
+                    "label per token, or one more, the first of which is what a report begins with."
+                )
             use_cache = False
         if decoder_attention_mask is None:
             # Padding lies on the right, behind the causal mask, and has no target: all tokens may be attended to.
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
-            decoder_attention_mask = decoder_input_ids.new_ones(len(memory), past + decoder_input_ids.shape[1])
+            decoder_attention_mask = decoder_input_ids.new_ones(memory.shape[0], past + decoder_input_ids.shape[1])
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -305,6 +347,8 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
             raise ValueError("encoder_outputs: patch_features are missing, which sentences are grounded in.")
         # Without the patches: beams multiply what is handed over.
         memory = EncodedImages(last_hidden_state=encoded[0])
+        if kwargs.get("assistant_model") is not None:
+            kwargs |= own  # An assistant encodes the images itself.
         outputs = super().generate(generation_config=generation_config, encoder_outputs=memory, **kwargs)
         if not return_grounding:
             return outputs
