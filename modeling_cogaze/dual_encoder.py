@@ -121,18 +121,23 @@ def freeze(module: nn.Module) -> None:
 
     Where peft has put adapters into it, peft has frozen the rest and says itself what is trained: that stays.
     """
-    adapted = [layer for layer in module.modules() if hasattr(layer, "adapter_layer_names")]
-    dropouts = [(part, part.training) for layer in adapted for part in _adapters(layer)]
+    kept = [(part, part.training) for part in adapters(module)]
     module.eval()
-    for part, training in dropouts:
+    for part, training in kept:
         part.train(training)
-    if not adapted:
+    if not kept:
         module.requires_grad_(False)
 
 
-def _adapters(layer: nn.Module) -> list[nn.Module]:
-    """The parts of one of peft's layers beside the layer that it stands for."""
-    return [part for name, part in layer.named_children() if name not in ("base_layer", "original_module")]
+def adapters(module: nn.Module) -> list[nn.Module]:
+    """What peft has put into a module, beside the layers that were there."""
+    return [
+        part
+        for layer in module.modules()
+        if hasattr(layer, "adapter_layer_names")
+        for name, part in layer.named_children()
+        if name not in ("base_layer", "original_module")
+    ]
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -173,6 +178,7 @@ def zero_through(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 __all__ = [
     "DualEncoderMixin",
     "DualEncoderPreTrainedModel",
+    "adapters",
     "freeze",
     "grad_unless_frozen",
     "is_trained",

@@ -4,22 +4,31 @@ import inspect
 import os
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, is_peft_available, torch_compilable_check
+from transformers.utils import is_peft_available, torch_compilable_check
 
 from .configuration_cogaze_prefix import PREFIX_LATENTS, CoGazePrefixConfig
+from .dual_encoder import adapters, freeze, grad_unless_frozen
+from .encoders import build_part
 from .modeling_cogaze import CoGazeForPreTraining
+from .prefix_loading import (
+    HUB_ARGUMENTS,
+    LEFT_ASIDE,
+    LOADING_ARGUMENTS,
+    is_lora,
+    load_encoder,
+    load_parts,
+    model_fields,
+    saved_weights,
+    take,
+)
 from .report_generation import NOT_FOR_GENERATION, EncodedImages, GroundingMixin, probabilities_of, report_loss
 
 if is_peft_available():
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
-
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-_LOADING_ARGUMENTS = ("dtype", "device_map", "quantization_config", "attn_implementation", "trust_remote_code")
 
 
 class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, GenerationMixin):
@@ -56,7 +65,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             raise ImportError("lora_rank: LoRA needs peft; `pip install peft`, or set it to 0.")
         self.encoder = CoGazeForPreTraining(config.encoder_config) if encoder is None else encoder
         if language_model is None:
-            language_model = AutoModelForCausalLM.from_config(config.text_config)
+            language_model = build_part(AutoModelForCausalLM, config.text_config)
         self.language_model = language_model
         self.adapter = nn.Linear(config.encoder_config.hidden_size, config.text_config.hidden_size)
         self.post_init()
@@ -69,7 +78,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             )
             self.language_model.add_adapter(settings)
             for name, parameter in self.language_model.named_parameters():
-                parameter.data = parameter.data.float() if _is_lora(name) else parameter.data
+                parameter.data = parameter.data.float() if is_lora(name) else parameter.data
         self.generation_config = _without_sampling(self.language_model.generation_config)
         begin, pad = self.generation_config.bos_token_id, self.generation_config.pad_token_id
         self._begin_token_id = pad if begin is None else begin
@@ -92,7 +101,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             dtype: the language model's, such as torch.bfloat16; by default as it is stored.
             fields: of the config.
         """
-        encoder_model = _load_encoder(encoder)
+        encoder_model = load_encoder(encoder)
         named = {"encoder_name_or_path": os.fspath(encoder)}
         if isinstance(base_model, PreTrainedModel):
             language_model = base_model
@@ -101,7 +110,9 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             if fields.get("freeze_language_model", True):
                 named["base_model_name_or_path"] = os.fspath(base_model)
         config = cls.config_class(
-            encoder_config=_fields(encoder_model.config), text_config=_fields(language_model.config), **named | fields
+            encoder_config=model_fields(encoder_model.config),
+            text_config=model_fields(language_model.config),
+            **named | fields,
         )
         return cls(config, encoder_model, language_model).eval()
 
@@ -109,20 +120,22 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
         """As `PreTrainedModel.from_pretrained`; frozen weights that were not saved come from where the config says.
 
-        In that case `dtype`, `device_map`, `quantization_config` and `attn_implementation` are for the language model,
-        and adapter and LoRA are float32.
+        In that case `dtype`, `device_map` with `max_memory` and what is offloaded, and `quantization_config` are for
+        the language model, `attn_implementation` for the encoder as well, and adapter and LoRA are float32.
 
         Raises:
             ValueError: the base model is not as wide as the saved adapter, or is of another shape; names both.
+            TypeError: an argument that is none of `PreTrainedModel.from_pretrained`'s, or none that can be kept here.
         """
-        hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
-        loading = {name: kwargs.pop(name) for name in _LOADING_ARGUMENTS if kwargs.get(name) is not None}
-        if config is None:
+        if (torch_dtype := kwargs.pop("torch_dtype", None)) is not None:
+            kwargs.setdefault("dtype", torch_dtype)
+        hub, loading = take(HUB_ARGUMENTS, kwargs), take(LOADING_ARGUMENTS, kwargs)
+        if not isinstance(config, PreTrainedConfig):
             config, kwargs = cls.config_class.from_pretrained(
-                pretrained_model_name_or_path, return_unused_kwargs=True, **hub, **kwargs
+                config or pretrained_model_name_or_path, return_unused_kwargs=True, **hub, **kwargs
             )
+        wants_info = kwargs.pop("output_loading_info", False)
         if config.encoder_name_or_path is None and config.base_model_name_or_path is None:
-            wants_info = kwargs.pop("output_loading_info", False)
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path,
                 *args,
@@ -132,63 +145,45 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
                 **loading,
                 **kwargs,
             )
-            if any(_is_lora(name) for name in info["missing_keys"]):
+            if any(is_lora(name) for name in info["missing_keys"]):
                 raise ValueError("lora_rank: the checkpoint has no LoRA, or LoRA of other layers; leave it out.")
             return (model, info) if wants_info else model
-        weights = load_file(cached_file(pretrained_model_name_or_path, SAFE_WEIGHTS_NAME, **hub))
-        access = {name: hub[name] for name in ("cache_dir", "local_files_only", "token") if name in hub}
-        model = cls._on_base_models(config, weights, access, loading)
-        model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path, **hub)
-        return model.eval()
+        take(LEFT_ASIDE, kwargs)
+        own = take(("variant", "generation_config", "use_safetensors"), kwargs)
+        if own.get("use_safetensors") is False:
+            raise ValueError("use_safetensors: this model is saved as safetensors alone; leave it out.")
+        if args or kwargs:
+            raise TypeError(f"from_pretrained: {min(kwargs, default=args)!r} is no argument of {cls.__name__}'s.")
+        weights = saved_weights(pretrained_model_name_or_path, own.get("variant"), hub)
+        model = cls(config, *load_parts(config, weights, hub, loading))
+        model._take(weights)
+        model.generation_config = own.get("generation_config") or GenerationConfig.from_pretrained(
+            pretrained_model_name_or_path, **hub
+        )
+        model.eval()
+        # What is missing or of another shape has raised by now.
+        nothing = ("missing_keys", "unexpected_keys", "mismatched_keys")
+        return (model, {name: set() for name in nothing} | {"error_msgs": []}) if wants_info else model
 
-    @classmethod
-    def _on_base_models(cls, config: CoGazePrefixConfig, weights: dict[str, torch.Tensor], access: dict, loading: dict):
-        """The model with `weights`, and for those that are not among them the ones of the named checkpoints."""
-        encoder, language_model = config.encoder_name_or_path, config.base_model_name_or_path
-        if encoder is None:
-            # By `from_pretrained`, which knows the names that vision encoders' tensors have in files.
-            saved = {name: weights.pop(name) for name in list(weights) if name.startswith("encoder.")}
-            saved = {name.removeprefix("encoder."): tensor for name, tensor in saved.items()}
-            encoder, info = CoGazeForPreTraining.from_pretrained(
-                None, config=config.encoder_config, state_dict=saved, output_loading_info=True
-            )
-            if info["missing_keys"]:
-                raise ValueError(f"encoder_config: the checkpoint lacks encoder.{min(info['missing_keys'])}.")
-        else:
-            encoder = _load_encoder(encoder, **access)
-        if language_model is None:
-            language_model = AutoModelForCausalLM.from_config(config.text_config)
-        else:
-            loading = {"dtype": "auto"} | access | loading
-            language_model = AutoModelForCausalLM.from_pretrained(language_model, **loading)
-        for argument, found, saved in (
-            ("encoder_name_or_path", encoder.config.hidden_size, config.encoder_config.hidden_size),
-            ("base_model_name_or_path", language_model.config.hidden_size, config.text_config.hidden_size),
-        ):
-            if found != saved:
-                raise ValueError(
-                    f"{argument}: {getattr(config, argument)} has hidden size {found}, the saved adapter is for "
-                    f"{saved}; give the checkpoint that it was trained on."
-                )
-        model = cls(config, encoder, language_model)
-        expected = model.state_dict()
+    def _take(self, weights: dict[str, torch.Tensor]) -> None:
+        """Adapter and LoRA out of a checkpoint's weights; encoder and language model have theirs."""
+        expected = self.state_dict()
         for name, tensor in weights.items():
             if name not in expected or expected[name].shape != tensor.shape:
                 shape = tuple(expected[name].shape) if name in expected else "missing"
                 raise ValueError(
                     f"base_model_name_or_path: {name} is {tuple(tensor.shape)} in the saved weights and {shape} in "
-                    f"{config.base_model_name_or_path}; give the checkpoint that they were trained on."
+                    f"{self.config.base_model_name_or_path}; give the checkpoint that they were trained on."
                 )
-        lacking = [name for name in expected.keys() - weights.keys() if not name.startswith("encoder.")]
-        lacking = [name for name in lacking if not model._comes_from_elsewhere(name)]
-        lacking = [name for name in lacking if name not in model.all_tied_weights_keys]
+        lacking = [name for name in expected.keys() - weights.keys() if name.startswith("adapter.") or is_lora(name)]
         if lacking:
             raise ValueError(f"pretrained_model_name_or_path: the checkpoint lacks {min(lacking)}.")
-        model.load_state_dict(weights, strict=False)
-        device = language_model.get_input_embeddings().weight.device
-        model.encoder.to(device)
-        model.adapter.to(device)
-        return model
+        self.load_state_dict(weights, strict=False)
+        embeddings = self.get_input_embeddings()
+        hook = getattr(embeddings, "_hf_hook", None)  # accelerate's, where weights are elsewhere until they are needed
+        device = getattr(hook, "execution_device", None) or embeddings.weight.device
+        self.encoder.to(device)
+        self.adapter.to(device)
 
     @property
     def _keys_to_ignore_on_save(self) -> set[str]:
@@ -200,10 +195,11 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         pass
 
     def _comes_from_elsewhere(self, name: str) -> bool:
+        if is_lora(name):
+            return False
         if name.startswith("encoder."):
             return self.config.encoder_name_or_path is not None
-        frozen = name.startswith("language_model.") and not _is_lora(name)
-        return frozen and self.config.base_model_name_or_path is not None
+        return name.startswith("language_model.") and self.config.base_model_name_or_path is not None
 
     def merge_and_unload(self):
         """Adds LoRA to the language model's weights, in place: a plain checkpoint, saved in full; returns the model."""
@@ -219,9 +215,11 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
     def train(self, mode: bool = True):
         super().train(mode)
         # Here, since loading makes new parameters, and ends with a call of this method.
-        self.encoder.requires_grad_(False).eval()
-        for name, parameter in self.language_model.named_parameters():
-            parameter.requires_grad_(_is_lora(name) or not self.config.freeze_language_model)
+        freeze(self.encoder)
+        lora = {id(parameter) for part in adapters(self.language_model) for parameter in part.parameters()}
+        for parameter in self.language_model.parameters():
+            if id(parameter) not in lora and parameter.is_floating_point():
+                parameter.requires_grad_(not self.config.freeze_language_model)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -233,7 +231,18 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
 
-    @torch.no_grad()
+    def set_output_embeddings(self, new_embeddings: nn.Module):
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As `PreTrainedModel.resize_token_embeddings`, of the language model, which is then saved with the model."""
+        before = self.get_input_embeddings().num_embeddings
+        embeddings = self.language_model.resize_token_embeddings(*args, **kwargs)
+        self.config.text_config.vocab_size = self.language_model.config.vocab_size
+        if embeddings.num_embeddings != before:
+            self.config.base_model_name_or_path = None
+        return embeddings
+
     def encode(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -247,8 +256,9 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         Arguments as in `CoGazeModel.forward`.
         """
         cogaze = self.encoder.cogaze
-        tokens, patches = cogaze.encode_patches(pixel_values, view_position_ids, vision_features)
-        latents = cogaze.encode_image(tokens, context_input_ids, context_attention_mask)
+        with grad_unless_frozen(self.encoder, frozen=True):
+            tokens, patches = cogaze.encode_patches(pixel_values, view_position_ids, vision_features)
+            latents = cogaze.encode_image(tokens, context_input_ids, context_attention_mask)
         return EncodedImages(last_hidden_state=torch.cat(latents, dim=1), patch_features=patches)
 
     @torch.no_grad()
@@ -286,7 +296,8 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         )
         # The placeholder's id may lie beyond the vocabulary.
         embeds = self.get_input_embeddings()(input_ids.masked_fill(placeholder, 0))
-        prefix = self.adapter(prefix.to(self.adapter.weight.dtype)).to(embeds.dtype)
+        # The bias, since a quantised weight's dtype is that of its storage.
+        prefix = self.adapter(prefix.to(self.adapter.bias.dtype)).to(embeds.dtype)
         return embeds.masked_scatter(placeholder[..., None], prefix)
 
     def forward(
@@ -341,10 +352,11 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
     @torch.no_grad()
     def generate(
         self,
-        input_ids: torch.Tensor,
+        inputs: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         return_grounding: bool = False,
         processor=None,
+        input_ids: torch.Tensor | None = None,
         **kwargs,
     ):
         """Reports behind prompts: (R, L) token ids that begin with the beginning token and go without the prompt.
@@ -353,7 +365,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         sampling, `streamer`, caches ... By default greedy, up to 100 tokens.
 
         Args:
-            input_ids, attention_mask: (B, T) prompts, padded on the left.
+            inputs, attention_mask: (B, T) prompts, padded on the left. `input_ids`: the same as `inputs`.
             return_grounding: also say where each sentence looks.
             processor: the model's own, which splits reports into sentences; for `return_grounding`.
             kwargs: the inputs of `encode`, or its result as `encoder_outputs`, and all that the stock `generate` takes.
@@ -364,6 +376,11 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         """
         if return_grounding and processor is None:
             raise ValueError("processor: missing; return_grounding needs it to split reports into sentences.")
+        if (inputs is None) == (input_ids is None):
+            raise ValueError("input_ids: give the prompts, once.")
+        if kwargs.get("assistant_model") is not None:
+            raise ValueError("assistant_model: an assistant would not see the image; leave it out.")
+        input_ids = inputs if input_ids is None else input_ids
         for name in NOT_FOR_GENERATION:
             kwargs.pop(name, None)
         own = {name: kwargs.pop(name) for name in inspect.signature(self.encode).parameters if name in kwargs}
@@ -408,17 +425,6 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         return probabilities_of(logits, sequences)
 
 
-def _fields(config: PreTrainedConfig) -> dict:
-    """A copy, since a config takes hold of its sub-configs, of what says how a model is built."""
-    left_out = ("architectures", "auto_map", "transformers_version")
-    fields = config.to_dict().items()
-    return {name: value for name, value in fields if name not in left_out and not name.startswith("_")}
-
-
-def _is_lora(name: str) -> bool:
-    return ".lora_" in name
-
-
 def _without_sampling(given: GenerationConfig) -> GenerationConfig:
     """The special tokens of a language model's generation config; reports are not drawn at random unless asked for."""
     end = given.eos_token_id[0] if isinstance(given.eos_token_id, list) else given.eos_token_id
@@ -429,18 +435,6 @@ def _without_sampling(given: GenerationConfig) -> GenerationConfig:
         do_sample=False,
         max_new_tokens=100,
     )
-
-
-def _load_encoder(name_or_path: str | os.PathLike, **access) -> CoGazeForPreTraining:
-    """A CoGaze checkpoint of any kind; its disease heads are left out where it has none."""
-    fields, _ = PreTrainedConfig.get_config_dict(name_or_path, **access)
-    if fields.get("model_type") != "cogaze":
-        raise ValueError(f"encoder_name_or_path: {name_or_path} is no CoGaze, but {fields.get('model_type')!r}.")
-    encoder, info = CoGazeForPreTraining.from_pretrained(name_or_path, output_loading_info=True, **access)
-    if any("_classifier." in name for name in info["missing_keys"]):
-        del encoder.vision_classifier, encoder.report_classifier
-        encoder.config.use_classification = False
-    return encoder
 
 
 __all__ = ["CoGazePrefixForConditionalGeneration"]
