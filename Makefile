@@ -9,7 +9,7 @@ OUT ?= outputs
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test test-all coverage docs lint format metrics-env benchmarks clean
+.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test stock-tools test-all coverage docs lint format metrics-env benchmarks clean
 
 setup: $(READY)
 
@@ -65,6 +65,9 @@ coverage: setup  ## what the quick tests run of the library
 
 docs: setup  ## the documents as a site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+stock-tools: setup  ## a table of what the stock tools do with the models: loading, quantising, peft, pipelines
+	$(BIN)/python -m pytest tests/modeling_cogaze/test_stock_tools.py -v --no-header -W ignore
 
 test-all: setup
 	$(BIN)/python -m pytest

@@ -27,6 +27,13 @@ class DualEncoderPreTrainedModel(PreTrainedModel):
     def register_for_auto_class(cls, auto_class="AutoModel"):
         """Does nothing: saving the config writes the map of all Auto classes, not just this one's entry."""
 
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As `PreTrainedModel.resize_token_embeddings`, of the text encoder."""
+        text_model = getattr(self, self.base_model_prefix, self).text_model
+        embeddings = text_model.resize_token_embeddings(*args, **kwargs)
+        self.config.text_config.vocab_size = embeddings.num_embeddings
+        return embeddings
+
     @classmethod
     def from_encoders(
         cls,

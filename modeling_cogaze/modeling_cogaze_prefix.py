@@ -178,10 +178,13 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         lacking = [name for name in expected.keys() - weights.keys() if name.startswith("adapter.") or is_lora(name)]
         if lacking:
             raise ValueError(f"pretrained_model_name_or_path: the checkpoint lacks {min(lacking)}.")
-        self.load_state_dict(weights, strict=False)
         embeddings = self.get_input_embeddings()
         hook = getattr(embeddings, "_hf_hook", None)  # accelerate's, where weights are elsewhere until they are needed
         device = getattr(hook, "execution_device", None) or embeddings.weight.device
+        for part in adapters(self.language_model):
+            if any(parameter.is_meta for parameter in part.parameters()):  # beside a layer that is offloaded
+                part.to_empty(device=device)
+        self.load_state_dict(weights, strict=False)
         self.encoder.to(device)
         self.adapter.to(device)
 

@@ -77,12 +77,12 @@ def load_parts(
         ValueError: a named checkpoint has another width than the config; the weights lack something.
     """
     access = {name: hub[name] for name in ("cache_dir", "local_files_only", "proxies", "token") if name in hub}
-    attention = {name: loading[name] for name in ("attn_implementation",) if name in loading}
     if config.encoder_name_or_path is not None:
-        encoder = load_encoder(config.encoder_name_or_path, **access, **attention)
+        encoder = load_encoder(config.encoder_name_or_path, **access, **_attention(config.encoder_config, loading))
     else:
+        attention = _attention(config.encoder_config, loading)
         encoder = _from_weights(CoGazeForPreTraining, config.encoder_config, "encoder", weights, attention)
-    loading = {"dtype": "auto"} | loading
+    loading = {"dtype": "auto"} | loading | _attention(config.text_config, loading)
     if config.base_model_name_or_path is not None:
         language_model = AutoModelForCausalLM.from_pretrained(config.base_model_name_or_path, **access, **loading)
     else:
@@ -98,6 +98,12 @@ def load_parts(
                 f"{saved}; give the checkpoint that it was trained on."
             )
     return encoder, language_model
+
+
+def _attention(config: PreTrainedConfig, loading: dict) -> dict[str, str]:
+    """The attention that is asked for, as an argument or, by the Auto classes, in the config."""
+    asked = loading.get("attn_implementation") or config._attn_implementation_internal
+    return {} if asked is None else {"attn_implementation": asked}
 
 
 def _from_weights(
