@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup  ## render, pretrain, evaluate on unseen patients, write reports (25 minutes on two CPU cores)
-	$(BIN)/python -m training.demo --output_dir $(OUT)/demo
+	$(BIN)/cogaze demo --output_dir $(OUT)/demo
 
 demo-egma: setup  ## the same for EGMA (10 minutes on two CPU cores)
 	$(BIN)/python -m training.experiments.demo_egma --output_dir $(OUT)/demo

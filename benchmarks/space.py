@@ -1,6 +1,6 @@
 """The Space under load, on a CPU, with a report generator of your own.
 
-    python benchmarks/space.py --model outputs/demo/cogaze-tiny-report [--classifier outputs/demo/cogaze-tiny]
+    python benchmarks/space.py --checkpoint outputs/demo/cogaze-tiny-report [--classifier outputs/demo/cogaze-tiny]
 
 Prints the cold start up to the first report and seconds per report. Then many users ask at once, each with a
 radiograph of their own, and must get the report that they get when alone, while the server's memory stays flat; then
@@ -29,27 +29,27 @@ FLAT = 0.10  # of the memory before
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="outputs/demo/cogaze-tiny-report")
+    parser.add_argument("--checkpoint", default="outputs/demo/cogaze-tiny-report")
     parser.add_argument("--classifier")
     parser.add_argument("--users", type=int, default=20)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--malformed", type=int, default=100)
     arguments = parser.parse_args()
-    if arguments.model == parser.get_default("model") and not Path(arguments.model).is_dir():
-        print(f"no {arguments.model}: run `make demo` first, or name a report generator by --model")
+    if arguments.checkpoint == parser.get_default("model") and not Path(arguments.checkpoint).is_dir():
+        print(f"no {arguments.checkpoint}: run `make demo` first, or name a report generator by --checkpoint")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         log = folder / "log"
         port = _free_port()
         environment = os.environ | {
-            "COGAZE_MODEL": arguments.model,
+            "COGAZE_MODEL": arguments.checkpoint,
             "GRADIO_SERVER_PORT": str(port),
             "GRADIO_TEMP_DIR": str(folder / "uploads"),
         }
         if arguments.classifier:
             environment["COGAZE_CLASSIFIER"] = arguments.classifier
-        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {Path(arguments.model).name}")
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {Path(arguments.checkpoint).name}")
         begin = time.perf_counter()
         with open(log, "w") as output:
             server = subprocess.Popen(

@@ -1,6 +1,6 @@
 """Find a fine-tuned classifier's temperatures on validation images, and save them with it.
 
-    python -m training.calibrate --checkpoint outputs/finetune-classification-phantom/seed-0
+    cogaze calibrate --checkpoint outputs/finetune-classification-phantom/seed-0
 
 The images, and whether the model reads a context, are fine-tuning's unless flags say otherwise.
 The config's `logit_temperature` is all that changes of the checkpoint (the code that goes along is brought to this
@@ -18,14 +18,14 @@ import numpy as np
 from scipy.special import expit, logit
 from transformers import AutoConfig
 
-from .data.loading import load_data
-from .downstream.classifiers import as_in_finetuning, drawn_validation, finetune_record, open_classifier
-from .downstream.subsets import check_patients_apart, missing_classes
-from .figures.pictures import draw_calibration
-from .metrics.calibration import calibration_scores, fit_temperatures
-from .runs.command_line import parse_arguments
-from .runs.files import write_json
-from .runs.provenance import measured_on
+from training.data.loading import load_data
+from training.downstream.classifiers import as_in_finetuning, drawn_validation, finetune_record, open_classifier
+from training.downstream.subsets import check_patients_apart, missing_classes
+from training.figures.pictures import draw_calibration
+from training.metrics.calibration import calibration_scores, fit_temperatures
+from training.runs.command_line import parse_arguments
+from training.runs.files import write_json
+from training.runs.provenance import measured_on
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """The papers' released weights to a checkpoint of this project.
 
-    python -m training.convert_released_checkpoint --checkpoint best_model.pt \\
+    cogaze convert_released_checkpoint --checkpoint best_model.pt \\
         --view_positions view-positions-dict.json --output_dir cogaze
-    python -m training.convert_released_checkpoint --checkpoint llm_best_model.pt \\
+    cogaze convert_released_checkpoint --checkpoint llm_best_model.pt \\
         --view_positions view-positions-dict.json --language_model Llama-3.2-3B-Instruct --output_dir cogaze-llm
-    python -m training.convert_released_checkpoint --checkpoint pytorch_model.bin --output_dir egma
+    cogaze convert_released_checkpoint --checkpoint pytorch_model.bin --output_dir egma
 
 CoGaze's files hold the trained tensors alone: the frozen Rad-DINO, DistilGPT2's tokenizer and the language model come
 from folders or the Hub, the order of view positions from the JSON file beside the released data. A pretraining becomes
@@ -20,21 +20,15 @@ defaults; a key and value projection has the keys first. Here padding takes part
 differ from the released code's, which lets it; for a single study they agree.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = "training"
-
 from modeling_cogaze import CoGazePrefixConfig, CoGazePrefixForConditionalGeneration
 from processing import CoGazePrefixProcessor, CoGazeProcessor, EgmaProcessor
 from processing.tokenization import cogaze_tokenizer
-
-from .hub.released_weights import (
+from training.hub.released_weights import (
     ReleasedWeights,
     convert_cogaze,
     convert_egma,
@@ -42,7 +36,8 @@ from .hub.released_weights import (
     read_checkpoint,
     read_view_positions,
 )
-from .runs.files import write_json
+from training.runs.command_line import CommandParser
+from training.runs.files import write_json
 
 DISTILGPT2, BIO_CLINICAL_BERT = "distilbert/distilgpt2", "emilyalsentzer/Bio_ClinicalBERT"
 RAD_DINO, LLAMA = "microsoft/rad-dino", "meta-llama/Llama-3.2-3B-Instruct"
@@ -135,8 +130,8 @@ def _before_language_model(encoder, processor, weights, lora, settings, name):
     return model.eval(), processor
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> CommandParser:
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the released file")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--view_positions", type=Path, help="JSON: name of a view position -> row of its embedding")

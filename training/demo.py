@@ -1,9 +1,8 @@
 """The whole way on rendered radiographs: render, pretrain `tiny`, evaluate on unseen patients, draw gaze maps.
 
-python -m training.demo --output_dir outputs/demo
+cogaze demo --output_dir outputs/demo
 """
 
-import argparse
 import os
 import time
 from pathlib import Path
@@ -12,21 +11,21 @@ import numpy as np
 
 from processing.datasets.phantom.loading import load_phantom, load_phantom_gallery
 from processing.datasets.sources.nih import MINI_COLUMNS, load_nih
-
-from .evaluation.alignment import PROMPTS, against_normal, evaluate, read_prompts
-from .evaluation.scorers import Scorer, load_scorer
-from .evaluation.shortcuts import shortcut_auroc
-from .experiments.demo_report import demo_reports
-from .figures.pictures import draw_gaze
-from .pretraining.training import pretrain
-from .runs.files import CONFIGS, write_json
+from training.evaluation.alignment import PROMPTS, against_normal, evaluate, read_prompts
+from training.evaluation.scorers import Scorer, load_scorer
+from training.evaluation.shortcuts import shortcut_auroc
+from training.experiments.demo_report import demo_reports
+from training.figures.pictures import draw_gaze
+from training.pretraining.training import pretrain
+from training.runs.command_line import CommandParser
+from training.runs.files import CONFIGS, write_json
 
 CONFIG = CONFIGS / "pretrain" / "demo.yaml"
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--config", default=str(CONFIG), help="what to pretrain: a config of training/pretrain.py")
     arguments = parser.parse_args(argv)
@@ -108,7 +107,7 @@ def summary(metrics: dict, output_dir: Path) -> str:
             f"All numbers: {output_dir / 'metrics.json'}   Picture: {output_dir / 'gaze.png'}",
             "Next:",
             f'  model = transformers.AutoModel.from_pretrained("{checkpoint}")',
-            f"  .venv/bin/python training/evaluate_alignment.py --checkpoint {checkpoint} --help",
+            f"  .venv/bin/cogaze evaluate --checkpoint {checkpoint} --help",
             "  make pretrain-phantom",
         ]
     )

@@ -1,9 +1,9 @@
 """Pictures of what a checkpoint has learnt, one command each.
 
-    python -m training.draw saliency --checkpoint outputs/finetune/seed-0 --label "Pleural Effusion" --out saliency.png
-    python -m training.draw features --checkpoint outputs/demo/cogaze-tiny --out features.png
-    python -m training.draw gaze --checkpoint outputs/demo/cogaze-tiny --out gaze.png
-    python -m training.draw calibration --checkpoint outputs/finetune/seed-0 --out reliability.png
+    cogaze draw saliency --checkpoint outputs/finetune/seed-0 --label "Pleural Effusion" --output_dir pictures
+    cogaze draw features --checkpoint outputs/demo/cogaze-tiny --output_dir pictures
+    cogaze draw gaze --checkpoint outputs/demo/cogaze-tiny --output_dir pictures
+    cogaze draw calibration --checkpoint outputs/finetune/seed-0 --output_dir pictures
 
 saliency: what speaks for a label, by Grad-CAM and HiResCAM, by the classifier's own attention where it pools by
 attention, and where CoGaze's latents look. features: t-SNE of the images' global features, coloured by finding. gaze:
@@ -13,20 +13,21 @@ the recorded gaze and the map predicted from the sentence. calibration: reliabil
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from datasets import Dataset
 
-from .data.loading import load_data
-from .downstream.classifiers import Classifier, as_in_finetuning, open_classifier
-from .evaluation.scorers import load_scorer
-from .figures.pictures import NEIGHBOURS, draw_calibration, draw_features, draw_gaze, draw_saliency
-from .runs.command_line import parse_arguments
+from training.data.loading import load_data
+from training.downstream.classifiers import Classifier, as_in_finetuning, open_classifier
+from training.evaluation.scorers import load_scorer
+from training.figures.pictures import NEIGHBOURS, draw_calibration, draw_features, draw_gaze, draw_saliency
+from training.runs.command_line import parse_arguments
 
 
 @dataclass
 class DrawArguments:
     checkpoint: str = field(metadata={"help": "folder or Hub id"})
-    out: str = field(metadata={"help": "PNG file"})
+    output_dir: str = field(metadata={"help": "folder of the picture, which is called as it is asked for"})
     data: str = field(default='{"name": "phantom", "split": "test"}', metadata={"help": "JSON"})
     batch_size: int = 32
     device: str = "cpu"
@@ -66,18 +67,19 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(0 if argv[:1] in (["-h"], ["--help"]) else 2)
     kind, draw = COMMANDS[argv[0]]
     (arguments,) = parse_arguments((kind,), argv[1:], __doc__)
-    draw(arguments)
-    print(arguments.out)
+    path = Path(arguments.output_dir) / f"{argv[0]}.png"
+    draw(arguments, path)
+    print(path)
 
 
-def _saliency(arguments: SaliencyArguments) -> None:
+def _saliency(arguments: SaliencyArguments, path: Path) -> None:
     classifier, dataset = _classifier_and_data(arguments)
-    draw_saliency(classifier, dataset, arguments.label, arguments.out, arguments.rows, arguments.image_ids)
+    draw_saliency(classifier, dataset, arguments.label, path, arguments.rows, arguments.image_ids)
 
 
-def _features(arguments: FeaturesArguments) -> None:
+def _features(arguments: FeaturesArguments, path: Path) -> None:
     scorer = load_scorer(arguments.checkpoint, arguments.batch_size, arguments.device)
-    purity = draw_features(scorer, load_data(arguments.data, "data"), arguments.out, arguments.labels)
+    purity = draw_features(scorer, load_data(arguments.data, "data"), path, arguments.labels)
     for name, scores in purity.items():
         print(
             f"{name}: {scores['p@10']:.3f} of an image's {NEIGHBOURS} nearest of other patients have its finding; "
@@ -85,15 +87,15 @@ def _features(arguments: FeaturesArguments) -> None:
         )
 
 
-def _gaze(arguments: GazeArguments) -> None:
+def _gaze(arguments: GazeArguments, path: Path) -> None:
     scorer = load_scorer(arguments.checkpoint, arguments.batch_size, arguments.device)
-    draw_gaze(scorer, load_data(arguments.data, "data"), arguments.out, arguments.rows)
+    draw_gaze(scorer, load_data(arguments.data, "data"), path, arguments.rows)
 
 
-def _calibration(arguments: ClassifierArguments) -> None:
+def _calibration(arguments: ClassifierArguments, path: Path) -> None:
     classifier, dataset = _classifier_and_data(arguments)
     logits, targets = classifier.logits(dataset), classifier.targets(dataset)
-    draw_calibration(logits, targets, classifier.names, classifier.temperatures, dataset, arguments.out)
+    draw_calibration(logits, targets, classifier.names, classifier.temperatures, dataset, path)
 
 
 COMMANDS = {

@@ -1,6 +1,6 @@
 """Every evaluation that a checkpoint and a data set allow, beside the published numbers.
 
-    python training/evaluate.py --model outputs/demo/cogaze-tiny --data '{"name": "phantom", "split": "test"}'
+    cogaze evaluate --checkpoint outputs/demo/cogaze-tiny --data '{"name": "phantom", "split": "test"}'
 
 What is measured follows from the checkpoint's architecture: alignment, gaze, grounding and the disease head of a dual
 encoder; AUROC and F1 of a classifier; Dice of a segmentation model; report metrics of a generator. What cannot be
@@ -8,29 +8,23 @@ measured is listed with the reason. Writes `evaluation.json` and `evaluation.md`
 (training/configs/evaluation/published.yaml) are cited, never measured here.
 """
 
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = "training"
 
 from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 from processing.datasets.records import facts_of, label_names
-
-from .data.checking import keep_good_records
-from .data.loading import load_data
-from .downstream.classifiers import finetune_record
-from .downstream.subsets import check_patients_apart
-from .evaluation.kinds import KINDS, Evaluation, Score, phantom_gallery
-from .runs.command_line import mapping, parse_arguments
-from .runs.files import read_json, write_json, write_text
-from .runs.provenance import measured_on
-from .runs.tables import markdown_table, with_interval
+from training.data.checking import keep_good_records
+from training.data.loading import load_data
+from training.downstream.classifiers import finetune_record
+from training.downstream.subsets import check_patients_apart
+from training.evaluation.kinds import KINDS, Evaluation, Score, phantom_gallery
+from training.runs.command_line import mapping, parse_arguments
+from training.runs.files import read_json, write_json, write_text
+from training.runs.provenance import measured_on
+from training.runs.tables import markdown_table, with_interval
 
 CITED = (
     "Published numbers are cited from the papers named in training/configs/evaluation/published.yaml: other "
@@ -42,7 +36,7 @@ PHANTOM_SPLITS = {"validation": {"split": "validation", "size": 200}, "train": {
 
 @dataclass
 class EvaluateAllArguments:
-    model: str = field(metadata={"help": "a checkpoint of any kind, with its processor: folder or Hub id"})
+    checkpoint: str = field(metadata={"help": "a checkpoint of any kind, with its processor: folder or Hub id"})
     data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
     validation_data: str | None = field(
         default=None,
@@ -75,13 +69,13 @@ def main(argv: list[str] | None = None) -> dict:
             theirs in validation or train; validation of other label names.
     """
     (arguments,) = parse_arguments((EvaluateAllArguments,), argv, __doc__)
-    output = arguments.output_dir or arguments.model
-    if arguments.output_dir is None and not Path(arguments.model).is_dir():
-        raise ValueError(f"output_dir: missing; {arguments.model} is no folder to write into.")
-    architecture = read_architecture(arguments.model)
-    processor = AutoProcessor.from_pretrained(arguments.model)
+    output = arguments.output_dir or arguments.checkpoint
+    if arguments.output_dir is None and not Path(arguments.checkpoint).is_dir():
+        raise ValueError(f"output_dir: missing; {arguments.checkpoint} is no folder to write into.")
+    architecture = read_architecture(arguments.checkpoint)
+    processor = AutoProcessor.from_pretrained(arguments.checkpoint)
     kind = next(KINDS[ending] for ending in KINDS if architecture.endswith(ending))
-    record = finetune_record(arguments.model)
+    record = finetune_record(arguments.checkpoint)
     data, skipped = usable_records(arguments.data, "data", processor)
     facts = facts_of(data)
     on_phantom = facts.get("source") == "phantom"
@@ -117,10 +111,10 @@ def main(argv: list[str] | None = None) -> dict:
     if facts.get("split") in (None, "train"):
         of = "the training split" if facts.get("split") else "no one split"
         evaluation.notes.append(f"The images are of {of}: the checkpoint may have been trained on these patients.")
-    evaluation.notes += seen_before(arguments.model, record.get("settings", {}), facts)
-    kind.measure(arguments.model, evaluation)
+    evaluation.notes += seen_before(arguments.checkpoint, record.get("settings", {}), facts)
+    kind.measure(arguments.checkpoint, evaluation)
     result = {
-        "model": Path(arguments.model).name if Path(arguments.model).is_dir() else arguments.model,
+        "model": Path(arguments.checkpoint).name if Path(arguments.checkpoint).is_dir() else arguments.checkpoint,
         "architecture": architecture,
         "test_data": {name: facts.get(name) for name in ("source", "split", "sample")},
         "images": len(data),
@@ -147,10 +141,10 @@ def read_architecture(model: str) -> str:
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model: {model} cannot be opened; give a checkpoint's folder or Hub id ({error}).") from error
+        raise ValueError(f"checkpoint: {model} cannot be opened; give its folder or Hub id ({error}).") from error
     architecture = (config.architectures or [""])[0]
     if config.model_type not in ("cogaze", "cogaze_prefix", "egma") or not architecture.endswith(tuple(KINDS)):
-        raise ValueError(f"model: {model} is a {architecture or config.model_type}; give a CoGaze or an EGMA.")
+        raise ValueError(f"checkpoint: {model} is a {architecture or config.model_type}; give a CoGaze or an EGMA.")
     return architecture
 
 

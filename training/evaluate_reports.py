@@ -1,7 +1,7 @@
 """Scores of a file of generated reports, with 95 % bootstrap intervals, as JSON and as a Markdown table.
 
-    python training/evaluate_reports.py --predictions predictions.csv --output scores.json
-    python training/evaluate_reports.py --predictions structured.csv --metrics structured
+    cogaze evaluate_reports --predictions written/reports.jsonl --output_dir written
+    cogaze evaluate_reports --predictions structured.csv --metrics structured
 
 The file (CSV or JSONL) has an id, the reference and the prediction in each row: `dicom_id`, `reference_report` and
 `generated_report`, or the names in `report_metrics.predictions`. Free text is scored in the papers' protocol. A metric
@@ -13,12 +13,8 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = "training"
-
-from .evaluation.published import published_scores, report_note
-from .metrics.reports import (
+from training.evaluation.published import published_scores, report_note
+from training.metrics.reports import (
     FREE_TEXT_FAMILIES,
     STRUCTURED_FAMILIES,
     MetricOptions,
@@ -26,10 +22,10 @@ from .metrics.reports import (
     read_predictions,
     score_reports,
 )
-from .metrics.scores import to_json
-from .runs.command_line import parse_arguments
-from .runs.files import write_json, write_text
-from .runs.tables import markdown_table
+from training.metrics.scores import to_json
+from training.runs.command_line import parse_arguments
+from training.runs.files import write_json, write_text
+from training.runs.tables import markdown_table
 
 GROUPS = {"free_text": FREE_TEXT_FAMILIES, "structured": STRUCTURED_FAMILIES}
 EXIT_MISSING = 3
@@ -44,7 +40,7 @@ class EvaluationArguments:
     )
     bootstrap: int = field(default=1000, metadata={"help": "resamples for the intervals; 0 = none"})
     seed: int = 0
-    output: str | None = field(default=None, metadata={"help": "JSON file; the table goes beside it as .md"})
+    output_dir: str | None = field(default=None, metadata={"help": "folder of scores.json and scores.md"})
     published: bool = field(default=False, metadata={"help": "put the papers' scores beside, cited as published"})
     allow_missing: bool = field(default=False, metadata={"help": "exit with 0 though a metric could not be computed"})
     allow_empty: bool = field(default=False, metadata={"help": "score an empty prediction as an empty report"})
@@ -65,9 +61,9 @@ def main(argv: list[str] | None = None) -> dict:
     result = facts | {"scores": to_json(scores.scores.values())}
     table = markdown(scores, facts, arguments.published)
     print(table)
-    if arguments.output:
-        write_json(arguments.output, result)
-        write_text(Path(arguments.output).with_suffix(".md"), table)
+    if arguments.output_dir:
+        write_json(Path(arguments.output_dir) / "scores.json", result)
+        write_text(Path(arguments.output_dir) / "scores.md", table)
     if scores.missing and not arguments.allow_missing:
         print(f"{len(scores.missing)} scores were not computed; see the table.", file=sys.stderr)
         raise SystemExit(EXIT_MISSING)

@@ -8,14 +8,7 @@ thresholds of F1 are chosen on validation images; `metrics.json` has the test's 
 patients, and mean and standard deviation over the seeds.
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file, by `accelerate launch`
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = "training"
-
-from .downstream.training import finetune_classification
+from training.downstream.training import finetune_classification as main
 
 if __name__ == "__main__":
-    finetune_classification()
+    main()

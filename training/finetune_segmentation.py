@@ -9,14 +9,7 @@ validation images; `metrics.json` has the test's Dice, over all images and over 
 intervals over patients.
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file, by `accelerate launch`
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = "training"
-
-from .downstream.training import finetune_segmentation
+from training.downstream.training import finetune_segmentation as main
 
 if __name__ == "__main__":
-    finetune_segmentation()
+    main()

@@ -4,14 +4,7 @@ Every key of the YAML file is a flag too, and so is every argument of `transform
 receives the best model (least validation loss) with its processor, and `checkpoint-*` folders to resume from.
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file, by `accelerate launch`
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = "training"
-
-from .pretraining.training import pretrain
+from training.pretraining.training import pretrain as main
 
 if __name__ == "__main__":
-    pretrain()
+    main()

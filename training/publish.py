@@ -1,15 +1,14 @@
 """Put a checkpoint, a Space or a data set on the Hub, each in one commit; a repetition sends only what has changed.
 
-    python -m training.publish --checkpoint outputs/demo/cogaze-tiny --metrics outputs/demo/metrics.json --repo org/name
-    python -m training.publish --checkpoint ... --metrics ... --repo org/name --to folder     # nothing is uploaded
-    python -m training.publish --space --repo org/name
-    python -m training.publish --dataset folder --repo org/name     # what `processing.datasets push_to_hub --out` wrote
+    cogaze publish --checkpoint outputs/demo/cogaze-tiny --metrics outputs/demo/metrics.json --repo org/name
+    cogaze publish --checkpoint ... --metrics ... --repo org/name --output_dir folder     # nothing is uploaded
+    cogaze publish --space --repo org/name
+    cogaze publish --dataset folder --repo org/name     # what `processing.datasets push_to_hub --output_dir` wrote
 
 A checkpoint goes with its processor, the code that opens it, its index of similar cases and a card made of measured
 results. Weights are safetensors, or are refused. Exit codes: 0 done, 1 refused or failed (the reason on stderr).
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -24,20 +23,16 @@ from huggingface_hub import metadata_load
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoProcessor
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = "training"
-
 import modeling_cogaze
 import processing  # noqa: F401  (registers the processors)
 from processing.datasets import registry
 from processing.datasets.storage.cards import push_folder, refuse_to_share
 from processing.datasets.storage.hub import Upload, files_of, upload, write_tree
 from processing.datasets.storage.shards import MANIFEST
-
-from .data.feature_cache import weights_fingerprint
-from .hub.model_card import model_card, read_metrics
-from .runs.files import read_json, write_text
+from training.data.feature_cache import weights_fingerprint
+from training.hub.model_card import model_card, read_metrics
+from training.runs.command_line import CommandParser
+from training.runs.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ROOT / "spaces" / "report_generation"
@@ -64,22 +59,22 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     outcome = "nothing was changed (--dry_run)" if arguments.dry_run else done.commit or "no commit"
-    print(f"{done}\n{done.url}: {'written' if arguments.to and not arguments.dry_run else outcome}")
+    print(f"{done}\n{done.url}: {'written' if arguments.output_dir and not arguments.dry_run else outcome}")
     return 0
 
 
 def _publish(arguments) -> Upload:
-    if not arguments.repo and not arguments.to:
-        raise ValueError("repo: give --repo org/name, or --to folder.")
+    if not arguments.repo and not arguments.output_dir:
+        raise ValueError("repo: give --repo org/name, or --output_dir folder.")
     target = {"repo": arguments.repo, "private": arguments.private, "dry_run": arguments.dry_run}
     if arguments.dataset:
         _check_sources(arguments)
-        if arguments.to:
-            return write_tree(arguments.dataset, arguments.to, dry_run=arguments.dry_run)
+        if arguments.output_dir:
+            return write_tree(arguments.dataset, arguments.output_dir, dry_run=arguments.dry_run)
         return push_folder(arguments.dataset, **target)
     if arguments.space:
-        if arguments.to:
-            return write_tree(arguments.space, arguments.to, CODE, arguments.dry_run)
+        if arguments.output_dir:
+            return write_tree(arguments.space, arguments.output_dir, CODE, arguments.dry_run)
         options = {"repo_type": "space", "message": "Update the Space", "replaces": CODE, "space_sdk": _sdk(arguments)}
         return upload(arguments.space, **target, **options)
     with tempfile.TemporaryDirectory() as stage:
@@ -87,14 +82,14 @@ def _publish(arguments) -> Upload:
             arguments.checkpoint,
             stage,
             arguments.metrics,
-            name=arguments.repo or str(arguments.to),
+            name=arguments.repo or str(arguments.output_dir),
             watts=arguments.watts,
             grams_per_kwh=arguments.grams_per_kwh,
             private=arguments.private,
             i_have_permission=arguments.i_have_permission,
         )
-        if arguments.to:
-            return write_tree(stage, arguments.to, REPLACED, arguments.dry_run)
+        if arguments.output_dir:
+            return write_tree(stage, arguments.output_dir, REPLACED, arguments.dry_run)
         return upload(stage, **target, repo_type="model", message="Publish the model", replaces=REPLACED)
 
 
@@ -166,7 +161,7 @@ def _check_sources(arguments) -> None:
     """Data under an agreement go where their preparation was allowed to bring them, and nowhere else."""
     path = arguments.dataset / "data" / MANIFEST
     if not path.is_file():
-        raise ValueError(f"dataset: no file {path}; write the folder with push_to_hub --prepare_only --out.")
+        raise ValueError(f"dataset: no file {path}; write the folder with push_to_hub --prepare_only --output_dir.")
     for facts in yaml.safe_load(path.read_text(encoding="utf-8"))["facts"].values():
         refuse_to_share(registry.source(facts["source"]), arguments.private, arguments.i_have_permission)
 
@@ -244,7 +239,7 @@ def _check_index(index: Path, weights: str, training: dict, private: bool, i_hav
         with safe_open(path, "pt") as file:
             made_by = (file.metadata() or {}).get("encoder")
         if made_by and made_by != weights:
-            raise ValueError(f"{INDEX}: {path} was made by another encoder; run training/similar_cases.py again.")
+            raise ValueError(f"{INDEX}: {path} was made by another encoder; run `cogaze index_similar_cases` again.")
     name = (training.get("train_data") or {}).get("source")
     if name not in registry.names():
         raise ValueError(f"{INDEX}: training.json does not say whose reports these are; leave the index out.")
@@ -259,14 +254,14 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> CommandParser:
+    parser = CommandParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, help="folder with a model and its processor")
     what.add_argument("--space", type=Path, nargs="?", const=SPACE, help="folder of a Space; the report one by default")
-    what.add_argument("--dataset", type=Path, help="folder that `processing.datasets push_to_hub --out` wrote")
+    what.add_argument("--dataset", type=Path, help="folder that `processing.datasets push_to_hub --output_dir` wrote")
     parser.add_argument("--repo", metavar="ORG/NAME")
-    parser.add_argument("--to", type=Path, help="write into this folder, upload nothing")
+    parser.add_argument("--output_dir", type=Path, help="write into this folder, upload nothing")
     parser.add_argument("--metrics", type=Path, nargs="+", default=[], help="JSON files of evaluations, for the card")
     parser.add_argument("--watts", type=float, help="power that training drew; with --grams_per_kwh the card says CO2")
     parser.add_argument("--grams_per_kwh", type=float, help="carbon intensity of the electricity")

@@ -7,14 +7,7 @@ Every key of the YAML file is a flag too, and so is every argument of `transform
 reports are written for `epoch_studies` validation studies and scored; the best epoch's model is kept.
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file, by `accelerate launch`
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = "training"
-
-from .reports.training import train_report_generator
+from training.reports.training import train_report_generator as main
 
 if __name__ == "__main__":
-    train_report_generator()
+    main()

@@ -3,7 +3,7 @@
 python -m processing.datasets check openi
 python -m processing.datasets check mimic_cxr /data/mimic-cxr-jpg --option reports_root=/data/mimic-cxr
 python -m processing.datasets preview nih /data/nih --count 8
-python -m processing.datasets convert nih /data/nih --split train_val --to webdataset --out shards --max_shard 500MB
+python -m processing.datasets convert nih /data/nih --split train_val --to webdataset --output_dir shards
 python -m processing.datasets push_to_hub nih /data/nih --split train_val,test --repo org/nih --private
 
 Exit codes: 0 done, 1 unusable or refused (the reason on stderr), 2 wrong arguments.
@@ -72,7 +72,7 @@ def preview(arguments) -> int:
 def convert(arguments) -> int:
     done = write_shards(
         _load(arguments, arguments.split),
-        arguments.out,
+        arguments.output_dir,
         to=arguments.to,
         split=arguments.split or "train",
         max_shard=arguments.max_shard,
@@ -80,7 +80,7 @@ def convert(arguments) -> int:
         skip_unreadable=arguments.skip_unreadable,
         num_proc=arguments.num_proc or 1,
     )
-    print(f"{done['records']:,} records, {done['shards']} shards, {done['bytes']:,} bytes under {arguments.out}")
+    print(f"{done['records']:,} records, {done['shards']} shards, {done['bytes']:,} bytes under {arguments.output_dir}")
     for message, count in done["skipped"].items():
         print(f"skipped ({count}): {message}")
     return 0
@@ -98,7 +98,7 @@ def push_to_hub(arguments) -> int:
         "num_proc": arguments.num_proc or 1,
     }
     with tempfile.TemporaryDirectory() as temporary:
-        folder = prepare_folder(source, splits, arguments.out or temporary, **options)
+        folder = prepare_folder(source, splits, arguments.output_dir or temporary, **options)
         if arguments.prepare_only:
             print(f"prepared {folder}, nothing uploaded")
         else:
@@ -172,14 +172,14 @@ def _parser() -> argparse.ArgumentParser:
 
     converting = command(convert, "write shards for streaming")
     converting.add_argument("--to", choices=("parquet", "webdataset"), default="parquet")
-    converting.add_argument("--out", type=Path, required=True)
+    converting.add_argument("--output_dir", type=Path, required=True)
     shard_options(converting)
 
     pushing = command(push_to_hub, "upload as a data set, with a card")
     pushing.add_argument("--repo", required=True, metavar="ORG/NAME")
     pushing.add_argument("--private", action="store_true")
     pushing.add_argument("--i_have_permission", action="store_true", help="for sources under an agreement")
-    pushing.add_argument("--out", type=Path, help="keep what is uploaded in this folder")
+    pushing.add_argument("--output_dir", type=Path, help="keep what is uploaded in this folder")
     pushing.add_argument("--prepare_only", action="store_true", help="write the folder, upload nothing")
     shard_options(pushing)
     return parser

@@ -87,7 +87,7 @@ def finished(folder: Path, facts: dict) -> dict[str, list]:
             header = file.metadata()
         if json.loads(header["facts"]) != facts:
             raise ValueError(
-                f"out: {path} was made with another encoder, image processor or dtype; give an empty folder."
+                f"output_dir: {path} was made with another encoder, image processor or dtype; give an empty folder."
             )
         for row, (image_id, size) in enumerate(json.loads(header["images"])):
             images.setdefault(image_id, [path.name, row, size])

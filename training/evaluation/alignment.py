@@ -1,6 +1,6 @@
 """Retrieval, zero-shot classification and gaze agreement of a checkpoint on held-out patients.
 
-    python training/evaluate_alignment.py --checkpoint outputs/demo/cogaze-tiny --output metrics.json
+    cogaze evaluate --checkpoint outputs/demo/cogaze-tiny
 
 Alignment is scored with context, without it, and with context and a blank image: what the last one reaches, the text
 gives away. Zero-shot scores are the cosine with the finding's positive prototype minus that with its negative one;

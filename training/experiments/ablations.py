@@ -258,7 +258,7 @@ def score_head(head: str, config: dict, path: Path, run: Run, checkpoint: Path, 
     write_text(file, yaml.safe_dump(settings, sort_keys=False))
     flags = ["--config", str(file), "--output_dir", str(output)]
     if head == "reports":
-        return _score_reports(flags + ["--init_from", str(checkpoint)], settings, test, output)
+        return _score_reports(flags + ["--checkpoint", str(checkpoint)], settings, test, output)
     flags += ["--checkpoint", str(checkpoint), "--linear_probe", "True", "--seeds", "1"]
     train = {"classification": finetune_classification, "segmentation": finetune_segmentation}[head]
     found = train([*flags, "--resume_from_checkpoint", "True"])["scores"]

@@ -28,7 +28,7 @@ def demo_reports(checkpoint: Path, train, test, output_dir: Path, step: Callable
     """
     folder = output_dir / "cogaze-tiny-report"
     step(f"Teaching a decoder to write reports, on {len(train)} radiographs")
-    train_report_generator(["--config", str(config), "--init_from", str(checkpoint), "--output_dir", str(folder)])
+    train_report_generator(["--config", str(config), "--checkpoint", str(checkpoint), "--output_dir", str(folder)])
     places = one_per_study(test)
     step(f"Writing reports of {len(places)} unseen studies")
     writer = open_writer(str(folder), batch_size=64)

@@ -65,7 +65,7 @@ def _flags(name: str, folder: Path, arguments, overrides: list[str]) -> list[str
         if not (start / "training.json").is_file():
             raise ValueError(f"variants: structured reports start from {start}; train {FREE_TEXT!r} first.")
     flags = [*own, "--config", str(CONFIGS / config), "--train_data", arguments.train_data]
-    return [*flags, "--init_from", str(start), "--output_dir", str(folder), *overrides]
+    return [*flags, "--checkpoint", str(start), "--output_dir", str(folder), *overrides]
 
 
 def _score(name: str, folder: Path, train, test) -> dict:

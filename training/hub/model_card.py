@@ -76,7 +76,7 @@ def read_metrics(paths: Iterable[str | Path], weights: str) -> list[dict]:
     found = []
     for path in map(Path, paths):
         if not path.is_file():
-            raise ValueError(f"metrics: no file {path}; write it with training/evaluate_alignment.py --output.")
+            raise ValueError(f"metrics: no file {path}; write it with `cogaze evaluate`.")
         metrics = read_json(path)
         if not measurements(metrics):
             raise ValueError(f"metrics: {path} holds no result with an interval; evaluate with --bootstrap above 0.")
@@ -86,7 +86,7 @@ def read_metrics(paths: Iterable[str | Path], weights: str) -> list[dict]:
     if not found:
         raise ValueError(
             "metrics: none given, and a card without measured results is not published; run "
-            "training/evaluate_alignment.py --output metrics.json and name the file."
+            "`cogaze evaluate` and name its evaluation.json."
         )
     return found
 

@@ -32,7 +32,7 @@ class PretrainArguments:
     model_family: Literal["cogaze", "egma"] = "cogaze"
     model_size: Literal["tiny", "base"] = "base"
     model_overrides: str | None = field(default=None, metadata={"help": "JSON: any field of the model's config"})
-    init_from: str | None = field(default=None, metadata={"help": "a checkpoint to start from, with its processor"})
+    checkpoint: str | None = field(default=None, metadata={"help": "a checkpoint to start from, with its processor"})
     vision_encoder: str | None = field(default=None, metadata={"help": "pretrained image encoder: folder or Hub id"})
     text_encoder: str | None = field(default=None, metadata={"help": "pretrained text encoder: folder or Hub id"})
     tokenizer: str | None = field(
@@ -43,7 +43,7 @@ class PretrainArguments:
         },
     )
     feature_cache: str | None = field(
-        default=None, metadata={"help": "folder of training/cache_features.py, read in place of the pictures"}
+        default=None, metadata={"help": "folder of `cogaze cache_features`, read in place of the pictures"}
     )
     vocab_size: int = field(default=4096, metadata={"help": "size of a tokenizer that is built"})
     on_bad_record: Literal["raise", "skip"] = "raise"
@@ -126,7 +126,7 @@ def pretrain(argv: list[str] | None = None) -> dict:
             "processes": training.world_size,
         }
         encoders = (arguments.vision_encoder, arguments.text_encoder)
-        summary |= training_facts(trained.metrics["train_runtime"], train, arguments.init_from, encoders)
+        summary |= training_facts(trained.metrics["train_runtime"], train, arguments.checkpoint, encoders)
         write_json(Path(training.output_dir) / "training.json", summary)
     return metrics
 
@@ -135,10 +135,10 @@ def build(arguments: PretrainArguments, train):
     """The processor and the model that the arguments ask for."""
     config_class, processor_class, model_class = FAMILIES[arguments.model_family]
     settings = _settings(arguments, train)
-    if arguments.init_from:
-        processor = processor_class.from_pretrained(arguments.init_from)
-        config = config_class.from_pretrained(arguments.init_from, **settings)
-        return processor, model_class.from_pretrained(arguments.init_from, config=config)
+    if arguments.checkpoint:
+        processor = processor_class.from_pretrained(arguments.checkpoint)
+        config = config_class.from_pretrained(arguments.checkpoint, **settings)
+        return processor, model_class.from_pretrained(arguments.checkpoint, config=config)
     if arguments.tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
         tokenizer = cogaze_tokenizer(tokenizer) if arguments.model_family == "cogaze" else tokenizer

@@ -1,8 +1,5 @@
 """The training cases that look most like a radiograph, whose findings a language model gets as a draft.
 
-    python -m training.reports.similar_cases build --checkpoint outputs/pretrain-mimic \\
-        --data '{"name": "mimic_cxr", "root": "/data/mimic-cxr-jpg", "split": "train"}'
-
 An index over the mean vision latents of training images, as unit vectors, in a folder beside the checkpoint:
 
     cases.parquet          findings, study_id, patient_id, image_id of each image
@@ -12,7 +9,6 @@ The FAISS index (exact, inner product) is made when the folder is opened. **The 
 data set**: share it only where the data set's licence allows it.
 """
 
-import argparse
 import os
 import shutil
 from collections import Counter
@@ -29,8 +25,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..data.feature_cache import weights_fingerprint
-from ..data.loading import load_data
-from ..evaluation.scorers import Scorer, load_scorer
 
 FOLDER = "similar_cases"
 COLUMNS = ("findings", "study_id", "patient_id", "image_id")
@@ -78,8 +72,8 @@ class SimilarCases:
         return len(self.cases)
 
     @classmethod
-    def build(cls, scorer: Scorer, records: Dataset) -> "SimilarCases":
-        """The index of a data set's images, as `load_scorer(checkpoint)` reads them with view position and context."""
+    def build(cls, scorer, records: Dataset) -> "SimilarCases":
+        """The index of a data set's images, as a `Scorer` reads them with view position and context."""
         records = records.select([row for row, findings in enumerate(records["findings"]) if findings])
         latents = scorer.embed_images(records, "context")
         return cls(records.select_columns(list(COLUMNS)), latents, weights_fingerprint(scorer.model))
@@ -180,7 +174,7 @@ class SimilarCases:
         """
         cases, latents = (Path(folder) / name for name in ("cases.parquet", "latents.safetensors"))
         if not (cases.is_file() and latents.is_file()):
-            raise ValueError(f"similar_cases: no index in {folder}; `python -m training.reports.similar_cases build`.")
+            raise ValueError(f"similar_cases: no index in {folder}; `cogaze index_similar_cases` writes one.")
         with safe_open(latents, "np") as file:
             encoder = file.metadata()["encoder"] or None
             # Not `Dataset.from_parquet`, which would leave a copy of the reports in its cache.
@@ -190,26 +184,3 @@ class SimilarCases:
 def _unit(latents: np.ndarray) -> np.ndarray:
     latents = latents.astype(np.float32)
     return latents / np.maximum(np.linalg.norm(latents, axis=1, keepdims=True), 1e-12)
-
-
-def main(argv: list[str] | None = None) -> SimilarCases:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["build"])
-    parser.add_argument("--checkpoint", required=True, help="a CoGaze checkpoint with its processor: folder or Hub id")
-    parser.add_argument("--data", required=True, help='JSON: {"name": ..., "split": "train", "root": ...}')
-    parser.add_argument("--out", help=f"folder of the index; <checkpoint>/{FOLDER} by default")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args(argv)
-    records = load_data(arguments.data, "data")
-    if not isinstance(records, Dataset):
-        raise ValueError("data: give the data set that the shards were made from.")
-    index = SimilarCases.build(load_scorer(arguments.checkpoint, arguments.batch_size, arguments.device), records)
-    out = Path(arguments.out or Path(arguments.checkpoint) / FOLDER)
-    index.save(out)
-    print(f"{len(index)} images of {len(index._per_study)} studies: {out}")
-    return index
-
-
-if __name__ == "__main__":
-    main()

@@ -48,7 +48,7 @@ class ReportArguments:
 
     train_data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
     validation_data: str = field(metadata={"help": "JSON, as train_data"})
-    init_from: str = field(metadata={"help": "a checkpoint of the pretraining or of a report generator"})
+    checkpoint: str = field(metadata={"help": "a checkpoint of the pretraining or of a report generator"})
     decoder: Literal["cross_attention", "prefix"] = field(
         default="cross_attention",
         metadata={"help": "reads the image by cross-attention, or is any causal language model with it in its prompt"},
@@ -70,7 +70,7 @@ class ReportArguments:
     )
     similar_cases: str | None = field(
         default=None,
-        metadata={"help": "prefix: folder of training/similar_cases.py; made of the training data if absent"},
+        metadata={"help": "prefix: folder of `cogaze index_similar_cases`; made of the training data if absent"},
     )
     encode_once: int = field(
         default=0,
@@ -92,7 +92,7 @@ class ReportArguments:
     )
     epoch_num_beams: int = field(default=1, metadata={"help": "beams of the search after each epoch"})
     metrics: list[str] = field(
-        default_factory=lambda: ["bleu"], metadata={"help": "families of training/evaluate_reports.py, each epoch"}
+        default_factory=lambda: ["bleu"], metadata={"help": "families of `cogaze evaluate_reports`, each epoch"}
     )
     best_by: list[str] = field(
         default_factory=lambda: ["BLEU-4"], metadata={"help": "scores whose sum says which epoch is best"}
@@ -113,20 +113,20 @@ class Variant:
 
 def build_cross_attention(arguments: ReportArguments, train) -> tuple:
     """The processor and the model of a decoder with cross-attention, on a pretrained encoder of either family."""
-    processor = AutoProcessor.from_pretrained(arguments.init_from)
-    config = AutoConfig.from_pretrained(arguments.init_from)
+    processor = AutoProcessor.from_pretrained(arguments.checkpoint)
+    config = AutoConfig.from_pretrained(arguments.checkpoint)
     for name, value in model_overrides(arguments, type(config)).items():
         setattr(config, name, value)
     if arguments.encode_once:
         config.freeze_encoder = True
     if config.decoder_config is not None:
         if arguments.decoder_weights or arguments.decoder_overrides:
-            raise ValueError("decoder_weights and decoder_overrides: init_from has a decoder already.")
-        return processor, AutoModelForImageTextToText.from_pretrained(arguments.init_from, config=config)
+            raise ValueError("decoder_weights and decoder_overrides: checkpoint has a decoder already.")
+        return processor, AutoModelForImageTextToText.from_pretrained(arguments.checkpoint, config=config)
     model_class = AutoModelForImageTextToText._model_mapping[type(config)]
     fields = mapping(arguments.decoder_overrides, "decoder_overrides")
     return processor, model_class.from_pretraining(
-        arguments.init_from, processor.tokenizer, arguments.decoder_weights, config, **fields
+        arguments.checkpoint, processor.tokenizer, arguments.decoder_weights, config, **fields
     )
 
 
@@ -134,12 +134,12 @@ def build_prefix(arguments: ReportArguments, train) -> tuple:
     """The processor and the model of a language model behind a pretrained CoGaze, or of a generator of that kind."""
     overrides = model_overrides(arguments, CoGazePrefixConfig)
     options = {} if arguments.prompt_parts is None else {"prompt_parts": arguments.prompt_parts}
-    if AutoConfig.from_pretrained(arguments.init_from).model_type == CoGazePrefixConfig.model_type:
+    if AutoConfig.from_pretrained(arguments.checkpoint).model_type == CoGazePrefixConfig.model_type:
         if arguments.decoder_weights or arguments.decoder_overrides:
-            raise ValueError("decoder_weights and decoder_overrides: init_from has a language model already.")
-        processor = AutoProcessor.from_pretrained(arguments.init_from, **options)
-        return processor, AutoModelForImageTextToText.from_pretrained(arguments.init_from, **overrides)
-    encoder_processor = CoGazeProcessor.from_pretrained(arguments.init_from)
+            raise ValueError("decoder_weights and decoder_overrides: checkpoint has a language model already.")
+        processor = AutoProcessor.from_pretrained(arguments.checkpoint, **options)
+        return processor, AutoModelForImageTextToText.from_pretrained(arguments.checkpoint, **overrides)
+    encoder_processor = CoGazeProcessor.from_pretrained(arguments.checkpoint)
     if arguments.decoder_weights:
         if arguments.decoder_overrides:
             raise ValueError("decoder_overrides: the language model's config comes with decoder_weights.")
@@ -150,10 +150,10 @@ def build_prefix(arguments: ReportArguments, train) -> tuple:
         tokenizer = build_tokenizer([*train["findings"], *prompts * 20], len(encoder_processor.tokenizer))
         base = random_language_model(tokenizer, mapping(arguments.decoder_overrides, "decoder_overrides"))
     names = overrides.get("prefix_latents", PREFIX_LATENTS)
-    options["num_image_tokens"] = len(names) * AutoConfig.from_pretrained(arguments.init_from).num_latents
+    options["num_image_tokens"] = len(names) * AutoConfig.from_pretrained(arguments.checkpoint).num_latents
     processor = CoGazePrefixProcessor.for_language_model(tokenizer, encoder_processor, **options)
     model = CoGazePrefixForConditionalGeneration.from_base_models(
-        arguments.init_from, base, image_token_id=processor.image_token_id, **overrides
+        arguments.checkpoint, base, image_token_id=processor.image_token_id, **overrides
     )
     return processor, model
 
@@ -290,7 +290,7 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
             "processes": training.world_size,
         }
         summary |= training_facts(
-            trained.metrics["train_runtime"], train, arguments.init_from, [arguments.decoder_weights]
+            trained.metrics["train_runtime"], train, arguments.checkpoint, [arguments.decoder_weights]
         )
         write_json(Path(training.output_dir) / "training.json", summary)
     return metrics
@@ -301,9 +301,9 @@ def _check(arguments: ReportArguments, options: MetricOptions) -> None:
     if arguments.report_kind not in REPORT_KINDS:
         raise ValueError(f"report_kind: {arguments.report_kind!r} is none of {REPORT_KINDS}.")
     known = [name for family in arguments.metrics if family in FAMILIES for name in FAMILIES[family].names]
-    prefix = AutoConfig.from_pretrained(arguments.init_from).model_type == CoGazePrefixConfig.model_type
+    prefix = AutoConfig.from_pretrained(arguments.checkpoint).model_type == CoGazePrefixConfig.model_type
     if prefix and arguments.decoder != "prefix":
-        raise ValueError("decoder: init_from is a language model with the image in its prompt; give --decoder prefix.")
+        raise ValueError("decoder: checkpoint is a language model with the image in its prompt; give --decoder prefix.")
     unknown = [name for name in arguments.best_by if name not in known]
     if unknown:
         raise ValueError(f"best_by: {unknown[0]!r} is no score of metrics {arguments.metrics}; they give {known}.")

@@ -148,7 +148,7 @@ def image_alone(record: dict) -> dict:
 
 
 def prediction_row(record: dict, reference: str, report: str) -> dict:
-    """What `training/evaluate_reports.py` reads."""
+    """What `cogaze evaluate_reports` reads."""
     return {
         "dicom_id": record["image_id"],
         "study_id": record["study_id"],

@@ -2,12 +2,41 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import yaml
 from transformers import HfArgumentParser
+
+from .renamed import FLAGS, new_config, refuse_old_flags
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults of the flags, and a description with its own lines."""
+
+
+class CommandParser(HfArgumentParser):
+    """`HfArgumentParser` that takes no abbreviations, and tells an old flag's new name.
+
+    Args:
+        kinds: dataclasses whose fields are the flags; more may be added as in `argparse`.
+    """
+
+    def __init__(self, kinds: Sequence[type] = (), description: str | None = None, **options):
+        super().__init__(
+            list(kinds), description=description, formatter_class=_Formatter, allow_abbrev=False, **options
+        )
+
+    def parse_known_args(self, args=None, namespace=None):
+        """
+        Raises:
+            ValueError: an old flag; names the new one.
+        """
+        if args is not None:
+            refuse_old_flags(args, self._option_string_actions)
+        return super().parse_known_args(args, namespace)
 
 
 def parse_arguments(
@@ -21,13 +50,15 @@ def parse_arguments(
     `defaults` replace the dataclasses' own.
 
     Raises:
-        ValueError: the YAML file is missing, is no mapping, or has a key that no dataclass knows; names the key.
+        ValueError: the YAML file is missing, is no mapping, or has a key that no dataclass knows; names the key. A
+            flag or a key that has another name now; names it.
     """
-    first = argparse.ArgumentParser(add_help=False)
+    argv = sys.argv[1:] if argv is None else argv
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     known, rest = first.parse_known_args(argv)
 
-    parser = HfArgumentParser(kinds, description=description)
+    parser = CommandParser(kinds, description)
     parser.set_defaults(**(defaults or {}))
     parser.add_argument("--config", help="a YAML file whose keys are the arguments below; flags override it")
     if known.config:
@@ -40,13 +71,16 @@ def parse_arguments(
 
 def _read_yaml(path: str, known: set[str]) -> dict:
     if not Path(path).is_file():
-        raise ValueError(f"config: no file {path}; the ones that come with the project are in training/configs/.")
+        moved = new_config(path)
+        where = f"it is {moved} now" if moved else "the ones that come with the project are in training/configs/"
+        raise ValueError(f"config: no file {path}; {where}.")
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} holds no `key: value` lines.")
     for key, value in values.items():
         if key not in known:
-            raise ValueError(f"config: {path} has the key {key!r}, which this script does not know; see its --help.")
+            why = f"it is called {FLAGS[key]} now" if key in FLAGS else "this command does not know it; see its --help"
+            raise ValueError(f"config: {path} has the key {key!r}: {why}.")
         # YAML reads 5e-5 as a string.
         if isinstance(value, str):
             try:

@@ -25,13 +25,13 @@ def measured_on(dataset) -> str:
     return f"{counts} {ON_PHANTOM}" if facts_of(dataset).get("source") == "phantom" else counts
 
 
-def training_facts(runtime: float, train, init_from: str | None = None, encoders: Sequence[str | None] = ()) -> dict:
+def training_facts(runtime: float, train, checkpoint: str | None = None, encoders: Sequence[str | None] = ()) -> dict:
     """What `training.json` says of a run beside its losses, without a path.
 
     Args:
         runtime: seconds.
         train: the data set or stream that was trained on.
-        init_from: the checkpoint that training began with; what its own training.json says is kept.
+        checkpoint: the checkpoint that training began with; what its own training.json says is kept.
         encoders: names of pretrained parts; of a folder only its name is kept.
     """
     facts = {
@@ -40,8 +40,8 @@ def training_facts(runtime: float, train, init_from: str | None = None, encoders
         "train_data": data_facts(train),
         "pretrained": [_public_name(name) for name in encoders if name],
     }
-    if init_from:
-        facts["started_from"] = {"name": _public_name(init_from)} | _earlier_facts(init_from)
+    if checkpoint:
+        facts["started_from"] = {"name": _public_name(checkpoint)} | _earlier_facts(checkpoint)
     return facts
 
 

@@ -78,7 +78,7 @@ def write_shards(
     out.mkdir(parents=True, exist_ok=True)
     manifest = _manifest(out)
     if manifest.get("format", to) != to:
-        raise ValueError(f"out: {out} holds {manifest['format']} shards already; give another folder for {to}.")
+        raise ValueError(f"output_dir: {out} holds {manifest['format']} shards already; give another folder for {to}.")
     num_proc = max(1, min(num_proc, len(dataset)))
     bounds = [len(dataset) * part // num_proc for part in range(num_proc + 1)]
     ranges = [(index, bounds[index], bounds[index + 1]) for index in range(num_proc)]

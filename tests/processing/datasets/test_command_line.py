@@ -90,7 +90,10 @@ def test_preview(tmp_path, capsys):
 @pytest.mark.parametrize("to", ["parquet", "webdataset"])
 def test_convert(tmp_path, capsys, to):
     root, out = str(miniatures.nih(tmp_path / "nih")), str(tmp_path / "out")
-    assert main(["convert", "nih", root, "--split", "train_val", "--to", to, "--out", out, "--max_shard", "1MB"]) == 0
+    assert (
+        main(["convert", "nih", root, "--split", "train_val", "--to", to, "--output_dir", out, "--max_shard", "1MB"])
+        == 0
+    )
     assert "2 records, 1 shards" in capsys.readouterr().out
     assert [record["image_id"] for record in RecordStream(out, "train_val")] == ["00000001_000", "00000001_001"]
 
@@ -98,7 +101,7 @@ def test_convert(tmp_path, capsys, to):
 def test_a_prepared_folder_opens_with_its_card(tmp_path, capsys):
     out = tmp_path / "hub"
     root = str(miniatures.nih(tmp_path / "nih"))
-    assert main(["push_to_hub", "nih", root, "--repo", "a/b", "--out", str(out), "--prepare_only"]) == 0
+    assert main(["push_to_hub", "nih", root, "--repo", "a/b", "--output_dir", str(out), "--prepare_only"]) == 0
     card = (out / "README.md").read_text()
     _, front, body = card.split("---\n", 2)
     metadata = yaml.safe_load(front)
@@ -115,10 +118,10 @@ def test_credentialed_sources_are_not_passed_on(tmp_path, capsys):
     root = str(miniatures.rsna(tmp_path / "rsna"))
     out = str(tmp_path / "out")
     for flags in ([], ["--private"], ["--i_have_permission"]):
-        assert main(["push_to_hub", "rsna", root, "--repo", "a/b", "--out", out, "--prepare_only", *flags]) == 1
+        assert main(["push_to_hub", "rsna", root, "--repo", "a/b", "--output_dir", out, "--prepare_only", *flags]) == 1
         assert "may not be passed on" in capsys.readouterr().err
     flags = ["--private", "--i_have_permission"]
-    assert main(["push_to_hub", "rsna", root, "--repo", "a/b", "--out", out, "--prepare_only", *flags]) == 0
+    assert main(["push_to_hub", "rsna", root, "--repo", "a/b", "--output_dir", out, "--prepare_only", *flags]) == 0
 
 
 def test_the_sheet_prefers_gaze_then_regions(tmp_path):

@@ -34,11 +34,13 @@ def cache(request, checkpoint, tiny_run, small_phantom, tmp_path_factory):
 
 
 def build(checkpoint, tiny_run, out, **options):
-    return cache_features.main(flags({"model": checkpoint, "data": tiny_run["train_data"], "out": out} | options))
+    return cache_features.main(
+        flags({"checkpoint": checkpoint, "data": tiny_run["train_data"], "output_dir": out} | options)
+    )
 
 
 def train(tiny_run, checkpoint, cache, out, **changes):
-    options = {"init_from": checkpoint, "model_overrides": FROZEN, "feature_cache": cache, "output_dir": out}
+    options = {"checkpoint": checkpoint, "model_overrides": FROZEN, "feature_cache": cache, "output_dir": out}
     return pretrain(flags(tiny_run, **options | {"max_steps": 2} | changes))
 
 
@@ -102,7 +104,7 @@ def test_a_cache_goes_with_shards(checkpoint, tiny_run, small_phantom, tmp_path)
 
 
 def test_processes_share_the_images(checkpoint, tiny_run, small_phantom, tmp_path):
-    options = {"model": checkpoint, "data": tiny_run["train_data"], "out": tmp_path / "cache"}
+    options = {"checkpoint": checkpoint, "data": tiny_run["train_data"], "output_dir": tmp_path / "cache"}
     in_two_processes(cache_features, flags(options), tmp_path)
     read = FeatureCache(tmp_path / "cache")
     assert sorted(read.images) == sorted(small_phantom["image_id"])

@@ -74,7 +74,7 @@ def saved(folder, model, tokenizer, processor_class=CoGazeProcessor) -> str:
 def evaluate(model, name="test", **options) -> dict:
     options = {"bootstrap": 10} | options
     flags = [part for option, value in options.items() for part in (f"--{option}", str(value))]
-    return evaluate_all.main(["--model", str(model), "--data", json.dumps({"name": name}), *flags])
+    return evaluate_all.main(["--checkpoint", str(model), "--data", json.dumps({"name": name}), *flags])
 
 
 def test_a_dual_encoder_without_gaze(tiny_checkpoint, tmp_path):
@@ -181,7 +181,16 @@ def test_a_checkpoint_without_a_disease_head(tiny_checkpoint, tmp_path):
 def test_a_rendered_study_has_gaze_masks_and_a_gallery(tiny_checkpoint, tiny_run, tmp_path):
     train = tiny_run["train_data"]
     test, validation = (json.dumps(json.loads(train) | {"split": split}) for split in ("test", "validation"))
-    flags = ["--output_dir", str(tmp_path), "--bootstrap", "5", "--gallery_per_class", "1", "--model", tiny_checkpoint]
+    flags = [
+        "--output_dir",
+        str(tmp_path),
+        "--bootstrap",
+        "5",
+        "--gallery_per_class",
+        "1",
+        "--checkpoint",
+        tiny_checkpoint,
+    ]
     flags += ["--train_data", train]
     result = evaluate_all.main([*flags, "--data", test, "--validation_data", validation])
     scores = result["scores"]
@@ -400,7 +409,7 @@ def test_published_numbers_are_of_data_sets_that_can_be_loaded():
 
 
 def test_what_cannot_be_evaluated_is_refused(tiny_checkpoint, sources, tmp_path):
-    with pytest.raises(ValueError, match="model: .*none cannot be opened"):
+    with pytest.raises(ValueError, match="checkpoint: .*none cannot be opened"):
         evaluate(tmp_path / "none", output_dir=tmp_path)
     with pytest.raises(ValueError, match="output_dir: missing"):
         evaluate("org/name")
@@ -408,7 +417,7 @@ def test_what_cannot_be_evaluated_is_refused(tiny_checkpoint, sources, tmp_path)
     with pytest.raises(ValueError, match="is a BertModel; give a CoGaze or an EGMA"):
         evaluate(tmp_path)
     with pytest.raises(ValueError, match="data: give the data set's name"):
-        evaluate_all.main(["--model", tiny_checkpoint, "--data", "{}", "--output_dir", str(tmp_path)])
+        evaluate_all.main(["--checkpoint", tiny_checkpoint, "--data", "{}", "--output_dir", str(tmp_path)])
     sources["test"] = records("test", view_position=lambda index: "SIDEWAYS")
     with pytest.raises(ValueError, match="^data: All 24 records are unusable; the first: .*SIDEWAYS"):
         evaluate(tiny_checkpoint, output_dir=tmp_path)

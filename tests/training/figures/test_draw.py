@@ -127,29 +127,29 @@ def test_saliency_is_drawn_for_images_that_have_the_label(classifier, phantom, t
     assert having > 1
     flags = ["saliency", "--checkpoint", str(classifier), "--label", "support devices"]
     with pytest.raises(ValueError, match="no_context: .*metrics.json does not say"):
-        draw.main([*flags, "--out", str(tmp_path / "none.png")])
+        draw.main([*flags, "--output_dir", str(tmp_path / "none")])
     flags += ["--no_context", "False", "--data", '{"name": "phantom"}']
-    draw.main([*flags, "--out", str(tmp_path / "two.png"), "--rows", "2"])
-    draw.main([*flags, "--out", str(tmp_path / "one.png"), "--image_ids", phantom[0]["image_id"]])
-    (width, height), (same_width, lower) = size_of(tmp_path / "two.png"), size_of(tmp_path / "one.png")
+    draw.main([*flags, "--output_dir", str(tmp_path / "two"), "--rows", "2"])
+    draw.main([*flags, "--output_dir", str(tmp_path / "one"), "--image_ids", phantom[0]["image_id"]])
+    (width, height), (same_width, lower) = (size_of(tmp_path / name / "saliency.png") for name in ("two", "one"))
     assert width == same_width and lower < height
     for changes, message in (
         (["--label", "Hernia"], "label: 'Hernia' is none of the classifier's"),
         (["--image_ids", "nobody"], "image_ids: 'nobody'"),
     ):
         with pytest.raises(ValueError, match=message):
-            draw.main([*flags, "--out", str(tmp_path / "none.png"), *changes])
+            draw.main([*flags, "--output_dir", str(tmp_path / "none"), *changes])
     healthy = phantom.select(np.flatnonzero(opened.targets(phantom)[:, 2] == 0))
     with pytest.raises(ValueError, match="none of its .* images has 'Support Devices'"):
         draw.draw_saliency(opened, healthy, "Support Devices", tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
+    assert not (tmp_path / "none.png").exists() and not (tmp_path / "none").exists()
 
 
 def test_calibration_is_drawn(classifier, phantom, tmp_path):
     settings = {"no_context": False, "test_data": {"name": "phantom"}}
     (classifier / "metrics.json").write_text(json.dumps({"settings": settings}))
-    draw.main(["calibration", "--checkpoint", str(classifier), "--out", str(tmp_path / "picture.png")])
-    assert min(size_of(tmp_path / "picture.png")) > 300
+    draw.main(["calibration", "--checkpoint", str(classifier), "--output_dir", str(tmp_path)])
+    assert min(size_of(tmp_path / "calibration.png")) > 300
 
 
 def test_features_are_drawn_with_and_without_context(tiny_checkpoint, phantom, tmp_path):
@@ -176,7 +176,7 @@ def _alternating(dataset):
 
 
 def test_gaze_is_drawn_with_and_without_localised_findings(tiny_checkpoint, phantom, tmp_path):
-    draw.main(["gaze", "--checkpoint", tiny_checkpoint, "--out", str(tmp_path / "gaze.png"), "--rows", "2"])
+    draw.main(["gaze", "--checkpoint", tiny_checkpoint, "--output_dir", str(tmp_path), "--rows", "2"])
     scorer = load_scorer(tiny_checkpoint)
     draw.draw_gaze(scorer, phantom.remove_columns("regions"), tmp_path / "others.png", rows=2)
     assert size_of(tmp_path / "gaze.png")[0] == size_of(tmp_path / "others.png")[0] > 600

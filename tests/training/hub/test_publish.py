@@ -305,7 +305,7 @@ def copy(checkpoints, tmp_path):
 
 
 def test_a_folder_gets_the_same_tree(hub, checkpoints, tmp_path, capsys):
-    to = ("--repo", "org/cogaze", "--to", tmp_path / "tree")
+    to = ("--repo", "org/cogaze", "--output_dir", tmp_path / "tree")
     assert published(capsys, *flags(checkpoints[0], *to))[0] == 0
     (tmp_path / "tree" / "old.py").write_text("")
     (tmp_path / "tree" / "notes.md").write_text("mine")
@@ -325,7 +325,7 @@ def test_nothing_is_uploaded_offline(checkpoints, capsys):
 
 
 def test_a_card_without_measured_results_is_refused(copy, tmp_path, capsys):
-    to = ("--to", tmp_path / "tree")
+    to = ("--output_dir", tmp_path / "tree")
     for metrics, reason in (
         ({"zero_shot_macro_auroc": 0.7}, "holds no result with an interval"),
         (RESULT | {"weights": "0" * 32}, "was measured on other weights"),
@@ -340,7 +340,7 @@ def test_a_card_without_measured_results_is_refused(copy, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "similar_cases/index.pkl", "model.pt", "similar_cases/a.npy"])
 def test_other_formats_are_refused(copy, tmp_path, capsys, name):
     (copy / name).write_bytes(b"\x80\x04")
-    code, said = published(capsys, *flags(copy, "--to", tmp_path / "tree"))
+    code, said = published(capsys, *flags(copy, "--output_dir", tmp_path / "tree"))
     assert code == 1 and f"{name} is not safetensors" in said
 
 
@@ -348,16 +348,16 @@ def test_weights_must_be_the_models_own(copy, tmp_path, capsys):
     weights = load_file(copy / "model.safetensors")
     del weights["cogaze.latent_types"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    code, said = published(capsys, *flags(copy, "--to", tmp_path / "tree"))
+    code, said = published(capsys, *flags(copy, "--output_dir", tmp_path / "tree"))
     assert code == 1 and "missing keys for CoGazeForPreTraining: cogaze.latent_types" in said
     np.save(tmp_path / "array.npy", np.zeros(3))
     shutil.copy(tmp_path / "array.npy", copy / "model.safetensors")
-    code, said = published(capsys, *flags(copy, "--to", tmp_path / "tree"))
+    code, said = published(capsys, *flags(copy, "--output_dir", tmp_path / "tree"))
     assert code == 1 and "model.safetensors is not safetensors, whatever its name says" in said
 
 
 def test_reports_of_similar_cases_follow_their_agreement(copy, tmp_path, capsys):
-    to = ("--to", tmp_path / "tree")
+    to = ("--output_dir", tmp_path / "tree")
     (copy / "training.json").write_text(json.dumps({"train_data": {"source": "mimic_cxr"}}))
     code, said = published(capsys, *flags(copy, *to))
     assert code == 1 and "mimic_cxr may not be passed on" in said
@@ -370,7 +370,7 @@ def test_reports_of_similar_cases_follow_their_agreement(copy, tmp_path, capsys)
 def test_data_under_an_agreement_stay_private(tmp_path, capsys):
     (tmp_path / "set" / "data").mkdir(parents=True)
     (tmp_path / "set" / "data" / "train-00000.parquet").write_bytes(b"records")
-    command = ("--dataset", tmp_path / "set", "--repo", "org/set", "--to", tmp_path / "tree")
+    command = ("--dataset", tmp_path / "set", "--repo", "org/set", "--output_dir", tmp_path / "tree")
     assert "write the folder with push_to_hub" in published(capsys, *command)[1]
     (tmp_path / "set" / "data" / "manifest.yaml").write_text("facts: {train: {source: mimic_cxr}}")
     code, said = published(capsys, *command, "--private")
@@ -382,7 +382,7 @@ def test_an_index_of_another_encoder_is_refused(copy, tmp_path, capsys):
     save_file(
         {"latents": torch.zeros(1, 32)}, copy / "similar_cases/latents.safetensors", metadata={"encoder": "other"}
     )
-    code, said = published(capsys, *flags(copy, "--to", tmp_path / "tree"))
+    code, said = published(capsys, *flags(copy, "--output_dir", tmp_path / "tree"))
     assert code == 1 and "was made by another encoder" in said
 
 
@@ -390,7 +390,7 @@ def test_where_files_lay_is_not_published(copy, tmp_path, capsys):
     config = json.loads((copy / "config.json").read_text())
     config["text_config"]["_name_or_path"] = "/home/someone/bert"
     (copy / "config.json").write_text(json.dumps(config))
-    assert published(capsys, *flags(copy, "--to", tmp_path / "tree"))[0] == 0
+    assert published(capsys, *flags(copy, "--output_dir", tmp_path / "tree"))[0] == 0
     assert not [path for path in (tmp_path / "tree").glob("*.json") if "someone" in path.read_text()]
 
 
@@ -401,7 +401,7 @@ def test_a_report_model_is_published_as_what_it_is(checkpoints, tmp_path, capsys
     model.save_pretrained(folder)
     scores = {"scores": {"BLEU4": {"value": 0.123, "low": 0.1, "high": 0.15}}, "reports": 40}
     (folder / "metrics.json").write_text(json.dumps(scores))
-    code, said = published(capsys, *flags(folder, "--repo", "org/reports", "--to", tmp_path / "tree"))
+    code, said = published(capsys, *flags(folder, "--repo", "org/reports", "--output_dir", tmp_path / "tree"))
     assert code == 0 and "added generation_config.json" in said
     card = (tmp_path / "tree" / "README.md").read_text()
     assert 'AutoModelForImageTextToText.from_pretrained("org/reports"' in card

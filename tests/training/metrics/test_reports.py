@@ -339,7 +339,17 @@ def test_families_give_the_rows_they_name(tokenizer):
 def test_command_writes_json_and_table(tmp_path, tokenizer, capsys):
     path = write_csv(tmp_path / "file.csv", GOOD)
     output = tmp_path / "scores.json"
-    flags = ["--predictions", str(path), "--metrics", "bleu", "rouge", "--output", str(output), "--bootstrap", "20"]
+    flags = [
+        "--predictions",
+        str(path),
+        "--metrics",
+        "bleu",
+        "rouge",
+        "--output_dir",
+        str(tmp_path),
+        "--bootstrap",
+        "20",
+    ]
     flags += ["--reference_tokenizer", str(tokenizer)]
     evaluate_reports.main(flags)
     saved = json.loads(output.read_text())

@@ -15,6 +15,8 @@ from processing.tokenization import build_tokenizer
 from tests.training.training_runs import in_two_processes
 from training import generate_reports
 from training.metrics.reports import read_predictions
+from training.reports import generation
+from training.runs.command_line import parse_arguments
 
 
 @pytest.fixture(scope="module")
@@ -65,25 +67,25 @@ def write(checkpoint, *options) -> list[dict]:
 
 
 def test_a_split_as_jsonl_and_csv(checkpoint, data, small_phantom, tmp_path):
-    rows = write(checkpoint, "--data", data, "--output", tmp_path / "rows.jsonl", "--batch_size", 5)
+    rows = write(checkpoint, "--data", data, "--output_dir", tmp_path, "--batch_size", 5)
     assert [row["dicom_id"] for row in rows] == list(small_phantom["image_id"])
-    write(checkpoint, "--data", data, "--output", tmp_path / "rows.csv")
-    pairs = [read_predictions(tmp_path / name, allow_empty=True) for name in ("rows.jsonl", "rows.csv")]
+    write(checkpoint, "--data", data, "--output_dir", tmp_path, "--file_type", "csv")
+    pairs = [read_predictions(tmp_path / name, allow_empty=True) for name in ("reports.jsonl", "reports.csv")]
     assert pairs[0].ids == pairs[1].ids and pairs[0].references == pairs[1].references
     assert pairs[0].predictions == pairs[1].predictions
     assert pairs[0].labels.tolist() == pairs[1].labels.tolist() == [record["labels"] for record in small_phantom]
     assert len({row["generated_report"] for row in rows}) > 3
     assert not list(tmp_path.glob("*.parts"))
-    one = write(checkpoint, "--data", data, "--output", tmp_path / "one.csv", "--one_per_study", True)
+    one = write(checkpoint, "--data", data, "--output_dir", tmp_path / "one", "--one_per_study", True)
     assert len(one) == 12
 
 
 def test_a_run_that_was_cut_off_goes_on(checkpoint, data, tmp_path):
-    options = ("--data", data, "--batch_size", 3, "--num_beams", 2, "--output")
-    expected = write(checkpoint, *options, tmp_path / "whole.jsonl")
-    output = tmp_path / "cut.jsonl"
-    parts = tmp_path / "cut.jsonl.parts"
-    parts.mkdir()
+    options = ("--data", data, "--batch_size", 3, "--num_beams", 2, "--output_dir")
+    expected = write(checkpoint, *options, tmp_path / "whole")
+    output = tmp_path / "cut"
+    parts = output / generation.PARTS
+    parts.mkdir(parents=True)
     settings = {"checkpoint": str(checkpoint)}
     (parts / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match="holds a run that had"):
@@ -93,8 +95,8 @@ def test_a_run_that_was_cut_off_goes_on(checkpoint, data, tmp_path):
     # What a process leaves that is killed within a line: marked, so that it is seen to be kept.
     lines = [json.dumps(row | {"generated_report": "kept"}) for row in expected[:4]]
     (parts / "3.jsonl").write_text("\n".join(lines) + '\n{"dicom_id": "p')
-    arguments, writing = generate_reports.parse_arguments(
-        (generate_reports.OutputArguments, generate_reports.WritingArguments),
+    arguments, writing = parse_arguments(
+        (generation.OutputArguments, generation.WritingArguments),
         ["--checkpoint", str(checkpoint), *map(str, options), str(output)],
     )
     settings = {name: value for name, value in vars(arguments).items() if name != "device"} | writing.options()
@@ -102,19 +104,19 @@ def test_a_run_that_was_cut_off_goes_on(checkpoint, data, tmp_path):
     found = write(checkpoint, *options, output)
     assert [row["generated_report"] for row in found[:4]] == ["kept"] * 4
     assert found[4:] == expected[4:]
-    assert [json.loads(line) for line in output.read_text().splitlines()] == found
+    assert [json.loads(line) for line in (output / "reports.jsonl").read_text().splitlines()] == found
 
 
 def test_a_folder_with_context(checkpoint, images, tmp_path):
     pd.DataFrame(
         {"image": ["b.jpg", "more/c.png"], "view_position": ["PA", "LATERAL"], "indication": ["Cough.", ""]}
     ).to_csv(tmp_path / "context.csv", index=False)
-    options = ("--folder", images, "--output")
-    plain = write(checkpoint, *options, tmp_path / "plain.csv")
+    options = ("--folder", images, "--output_dir")
+    plain = write(checkpoint, *options, tmp_path / "plain")
     assert [row["dicom_id"] for row in plain] == ["a.png", "b.jpg", "more/c.png"]
-    told = write(checkpoint, *options, tmp_path / "told.csv", "--context", tmp_path / "context.csv")
+    told = write(checkpoint, *options, tmp_path / "told", "--context", tmp_path / "context.csv")
     assert told[0]["generated_report"] == plain[0]["generated_report"]
-    again = write(checkpoint, *options, tmp_path / "n.csv", "--context", tmp_path / "context.csv", "--no_context", True)
+    again = write(checkpoint, *options, tmp_path / "n", "--context", tmp_path / "context.csv", "--no_context", True)
     assert again[1]["generated_report"] != "" and again[0] == plain[0]
 
 
@@ -124,9 +126,9 @@ def test_one_image_is_printed(checkpoint, images, capsys):
 
 
 def test_pictures_show_where_sentences_look(checkpoint, images, tmp_path):
-    options = ("--folder", images, "--output", tmp_path / "rows.jsonl", "--max_new_tokens", 30)
-    rows = write(checkpoint, *options, "--grounding_dir", tmp_path / "pictures")
-    plain = write(checkpoint, *options[:3], tmp_path / "plain.jsonl", "--max_new_tokens", 30)
+    options = ("--folder", images, "--output_dir", tmp_path, "--max_new_tokens", 30)
+    rows = write(checkpoint, *options, "--grounding", True)
+    plain = write(checkpoint, *options[:3], tmp_path / "plain", "--max_new_tokens", 30)
     assert [row["generated_report"] for row in rows] == [row["generated_report"] for row in plain]
     for row in rows:
         assert all(0 <= sentence["text_confidence"] <= 1 for sentence in row["sentences"])
@@ -137,7 +139,7 @@ def test_pictures_show_where_sentences_look(checkpoint, images, tmp_path):
 
 
 def test_structured_reports_are_constrained(checkpoint, images, tmp_path):
-    options = ("--folder", images, "--output", tmp_path / "rows.jsonl", "--max_new_tokens", 40)
+    options = ("--folder", images, "--output_dir", tmp_path, "--max_new_tokens", 40)
     for row in write(checkpoint, *options, "--report_kind", "structured"):
         assert structured_validity(row["generated_report"]) == 1.0
     free = write(checkpoint, *options, "--report_kind", "structured", "--constrain_structure", False)
@@ -150,10 +152,10 @@ def test_structured_reports_are_constrained(checkpoint, images, tmp_path):
         ([], "give one of them"),
         (["--image", "a.png", "--folder", "b"], "give one of them"),
         (["--folder", "{empty}"], "has no .png"),
-        (["--folder", "{images}"], "output: missing"),
-        (["--folder", "{images}", "--output", "rows.txt"], "neither .jsonl nor .csv"),
-        (["--folder", "{images}", "--output", "r.csv", "--context", "{context}"], "image 'z.png': no such image"),
-        (["--folder", "{images}", "--output", "r.csv", "--context", "nowhere.csv"], "no file nowhere.csv"),
+        (["--folder", "{images}"], "output_dir: missing"),
+        (["--image", "a.png", "--grounding", "True"], "output_dir: missing"),
+        (["--folder", "{images}", "--output_dir", "r", "--context", "{context}"], "image 'z.png': no such image"),
+        (["--folder", "{images}", "--output_dir", "r", "--context", "nowhere.csv"], "no file nowhere.csv"),
     ],
 )
 def test_wrong_input_is_named(checkpoint, images, tmp_path, options, message):
@@ -167,7 +169,7 @@ def test_wrong_input_is_named(checkpoint, images, tmp_path, options, message):
 @pytest.mark.slow
 def test_two_processes_share_the_work(checkpoint, data, tmp_path):
     options = ["--checkpoint", str(checkpoint), "--data", data, "--device", "cpu", "--batch_size", "4"]
-    in_two_processes(generate_reports, [*options, "--output", str(tmp_path / "two.jsonl")], tmp_path)
-    one = write(checkpoint, "--data", data, "--output", tmp_path / "one.jsonl", "--batch_size", 4)
-    assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
+    in_two_processes(generate_reports, [*options, "--output_dir", str(tmp_path / "two")], tmp_path)
+    one = write(checkpoint, "--data", data, "--output_dir", tmp_path / "one", "--batch_size", 4)
+    assert (tmp_path / "two/reports.jsonl").read_text() == (tmp_path / "one/reports.jsonl").read_text()
     assert len(one) > 12

@@ -60,7 +60,7 @@ def run(tiny_run, pretrained):
     names = ("train_data", "validation_data", "per_device_train_batch_size", "report_to", "disable_tqdm", "use_cpu")
     return {name: tiny_run[name] for name in names} | {
         "decoder": "prefix",
-        "init_from": pretrained / "cogaze",
+        "checkpoint": pretrained / "cogaze",
         "decoder_weights": pretrained / "llama",
         "max_new_tokens": 8,
         "epoch_studies": 2,
@@ -148,8 +148,8 @@ def test_reading_a_data_set_is_reading_its_images_one_by_one(trained, small_phan
 def test_reports_are_generated_by_the_script(trained, run, tmp_path, small_phantom):
     folder, _, _ = trained
     output = tmp_path / "reports.jsonl"
-    options = {"checkpoint": folder, "data": run["validation_data"], "output": output, "max_new_tokens": 8}
-    rows = generate_reports.main(flags({}, **options, batch_size=3, device="cpu", grounding_dir=tmp_path / "pictures"))
+    options = {"checkpoint": folder, "data": run["validation_data"], "output_dir": tmp_path, "max_new_tokens": 8}
+    rows = generate_reports.main(flags({}, **options, batch_size=3, device="cpu", grounding=True))
     assert [json.loads(line)["dicom_id"] for line in output.read_text().splitlines()] == [
         row["dicom_id"] for row in rows
     ]
@@ -180,7 +180,7 @@ def test_a_random_language_model_is_trained_whole_from_images_that_are_encoded_o
 
 def test_structured_reports_go_on_from_free_text(trained, run, tmp_path, small_phantom):
     folder, _, _ = trained
-    changes = {"init_from": folder, "report_kind": "structured", "similar_cases": folder / "similar_cases"}
+    changes = {"checkpoint": folder, "report_kind": "structured", "similar_cases": folder / "similar_cases"}
     changes |= {"processor_overrides": '{"max_prompt_length": 1000}', "output_dir": tmp_path}
     without = {name: value for name, value in run.items() if name != "decoder_weights"}
     train_report_generator([*flags(without, **changes), "--metrics", "structure", "--best_by", "Structure validity"])
@@ -214,7 +214,7 @@ def test_two_processes_step_as_one_with_twice_the_batch(run, tmp_path):
 )
 def test_wrong_settings_stop_before_the_first_step(trained, run, tmp_path, changes, message):
     if "decoder" in changes:
-        changes = changes | {"init_from": trained[0]}
+        changes = changes | {"checkpoint": trained[0]}
     with pytest.raises(ValueError, match=message):
         train_report_generator(flags(run, **changes, output_dir=tmp_path))
 
@@ -223,7 +223,7 @@ def test_an_encoder_without_disease_heads_predicts_none(run, pretrained, tmp_pat
     CoGazeModel.from_pretrained(pretrained / "cogaze").save_pretrained(tmp_path / "headless")
     AutoProcessor.from_pretrained(pretrained / "cogaze").save_pretrained(tmp_path / "headless")
     with pytest.raises(ValueError, match="no disease head"):
-        train_report_generator(flags(run, init_from=tmp_path / "headless", output_dir=tmp_path / "out"))
+        train_report_generator(flags(run, checkpoint=tmp_path / "headless", output_dir=tmp_path / "out"))
 
 
 def test_an_index_of_another_encoder_is_refused(trained, tmp_path):

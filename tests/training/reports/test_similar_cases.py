@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining
 from processing import CoGazeProcessor
 from processing.tokenization import build_tokenizer
+from training import index_similar_cases
 from training.evaluation.scorers import load_scorer
-from training.reports import similar_cases
 from training.reports.similar_cases import SimilarCases
 
 
@@ -108,7 +108,7 @@ def checkpoint(small_phantom, tmp_path_factory):
 def test_the_script_builds_an_index_beside_the_checkpoint(checkpoint, small_phantom, phantom_cache):
     data = {"name": "phantom", "split": "train", "size": 12, "image_size": 64, "num_proc": 1}
     data = json.dumps(data | {"cache_dir": str(phantom_cache)})
-    similar_cases.main(["build", "--checkpoint", str(checkpoint), "--data", data, "--batch_size", "5"])
+    index_similar_cases.main(["--checkpoint", str(checkpoint), "--data", data, "--batch_size", "5"])
     index = SimilarCases.load(checkpoint / "similar_cases")
     assert len(index) == len(small_phantom)
     scorer = load_scorer(str(checkpoint))

@@ -43,7 +43,7 @@ def pretrained(small_phantom, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tiny_run, pretrained):
     names = ("train_data", "validation_data", "per_device_train_batch_size", "report_to", "disable_tqdm", "use_cpu")
-    own = {"init_from": pretrained["cogaze"], "max_new_tokens": 12, "epoch_studies": 3, "num_train_epochs": 1}
+    own = {"checkpoint": pretrained["cogaze"], "max_new_tokens": 12, "epoch_studies": 3, "num_train_epochs": 1}
     return {name: tiny_run[name] for name in names} | own
 
 
@@ -82,7 +82,7 @@ def test_resumed_run_continues_bit_for_bit(trained, run, tmp_path):
 
 def test_structured_reports_from_an_encoder_that_ran_once(trained, run, tmp_path, small_phantom):
     folder, _, _ = trained
-    options = {"init_from": folder, "report_kind": "structured", "encode_once": 2, "crop": 0.9}
+    options = {"checkpoint": folder, "report_kind": "structured", "encode_once": 2, "crop": 0.9}
     overrides = {"processor_overrides": '{"max_report_length": 90}', "best_by": "Structure validity"}
     metrics = train_report_generator(
         [*flags(run, **options, **overrides, output_dir=tmp_path), "--metrics", "structure", "phantom"]
@@ -103,7 +103,7 @@ def test_structured_reports_from_an_encoder_that_ran_once(trained, run, tmp_path
 def test_egma_learns_to_write_with_a_pretrained_decoder(run, pretrained, tmp_path):
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt")
-    options = {"init_from": pretrained["egma"], "decoder_weights": tmp_path / "gpt", "output_dir": tmp_path / "out"}
+    options = {"checkpoint": pretrained["egma"], "decoder_weights": tmp_path / "gpt", "output_dir": tmp_path / "out"}
     metrics = train_report_generator(flags(run, **options))
     assert metrics["eval_loss"] > 0
     assert weights(tmp_path / "out")["decoder.transformer.wte.weight"].shape[1] == 16

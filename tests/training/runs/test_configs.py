@@ -21,7 +21,7 @@ PARSERS = {
         (SegmentationArguments, TrainingArguments), flags, defaults=SEGMENTATION_DEFAULTS
     ),
     "pretrain": lambda flags: parse_arguments((PretrainArguments, TrainingArguments), flags, defaults=EACH_EPOCH),
-    "report": lambda flags: report_training.parse([*flags, "--init_from", "checkpoint"]),
+    "report": lambda flags: report_training.parse([*flags, "--checkpoint", "checkpoint"]),
 }
 FILES = [f"{room}/{path.stem}" for room in PARSERS for path in sorted((CONFIGS / room).glob("*.yaml"))]
 

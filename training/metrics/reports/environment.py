@@ -1,6 +1,6 @@
 """The environment of the metrics whose packages cannot stand in the project's own.
 
-    python -m training.metrics.reports.environment
+    cogaze metrics_environment
 
 makes `.venv-metrics` beside `.venv`: a virtual environment with `radeval` and what its RadGraph, SRR-BERT and BERTScore
 import. `radeval` also requires medspacy and stanza, whose old spaCy does not go with the project's numpy and which
@@ -34,7 +34,7 @@ REQUIREMENTS = (
     "regex==2026.11.15",
 )
 DEFAULT_FOLDER = Path(__file__).resolve().parents[3] / ".venv-metrics"
-_HOW = "make the metrics' environment with `python -m training.metrics.reports.environment`"
+_HOW = "make the metrics' environment with `cogaze metrics_environment`"
 WORKER = Path(__file__).with_name("worker.py")
 
 

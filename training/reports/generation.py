@@ -1,0 +1,249 @@
+"""Reports for one image, a folder of images or a data set, from flags to a file of predictions."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+
+from processing.datasets.sources.common import blank_record
+from processing.radiographs import read_radiograph
+
+from ..data.loading import load_data
+from ..runs.command_line import parse_arguments
+from ..runs.files import read_json, write_json, write_text
+from .writing import (
+    Preparation,
+    ReportWriter,
+    WritingArguments,
+    one_per_study,
+    open_writer,
+    prediction_row,
+    write_rows,
+)
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+PARTS = "reports.parts"  # in the output folder: the rows of a run that is not finished
+CONTEXT_COLUMNS = ("view_position", "indication", "history")
+
+
+@dataclass
+class OutputArguments:
+    """What to read, and where to write."""
+
+    checkpoint: str = field(metadata={"help": "a report generator, with its processor: folder or Hub id"})
+    image: str | None = field(default=None, metadata={"help": "one PNG, JPEG or DICOM"})
+    view_position: str = field(default="", metadata={"help": "of the image"})
+    indication: str = field(default="", metadata={"help": "of the image"})
+    history: str = field(default="", metadata={"help": "of the image"})
+    folder: str | None = field(default=None, metadata={"help": "a folder of such images, searched to any depth"})
+    context: str | None = field(
+        default=None, metadata={"help": "CSV beside the folder: image (path below it), " + ", ".join(CONTEXT_COLUMNS)}
+    )
+    data: str | None = field(default=None, metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
+    one_per_study: bool = field(
+        default=False, metadata={"help": "of a data set, only each study's first frontal image"}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": "folder of the reports; absent: one image's report is printed"}
+    )
+    file_type: Literal["jsonl", "csv"] = field(default="jsonl", metadata={"help": "of the reports"})
+    grounding: bool = field(
+        default=False, metadata={"help": "draw where each sentence looks, one picture per report, in pictures/"}
+    )
+    report_kind: Literal["free_text", "structured"] | None = field(
+        default=None, metadata={"help": "of references; as the checkpoint's if absent"}
+    )
+    constrain_structure: bool | None = field(
+        default=None,
+        metadata={"help": "let only valid structured reports through; so by default where they are asked for"},
+    )
+    no_context: bool = field(default=False, metadata={"help": "leave indication and history out"})
+    batch_size: int = 16
+    device: str | None = field(default=None, metadata={"help": "by default this process's GPU where there is one"})
+
+
+@torch.inference_mode()
+def generate_reports(argv: list[str] | None, draw: Callable) -> list[dict]:
+    """Write the reports that the flags ask for; returns their rows.
+
+    Args:
+        draw: painted gaze maps, sentences and a path -> a picture of them there.
+    Raises:
+        ValueError: arguments that do not fit; a run in `output_dir` that had other settings.
+    """
+    arguments, writing = parse_arguments((OutputArguments, WritingArguments), argv, generate_reports.__doc__)
+    records = open_records(arguments)
+    if arguments.output_dir is None and (arguments.image is None or arguments.grounding):
+        raise ValueError("output_dir: missing; name the folder to write into.")
+    # Without `cpu`, processes on a machine without GPUs would not know of each other.
+    state = PartialState(cpu=arguments.device == "cpu" or not torch.cuda.is_available())
+    writer = _writer(arguments, writing, str(arguments.device or state.device))
+    if arguments.output_dir is None:
+        (row,) = written_rows(writer, records, [0])
+        print(row["generated_report"])
+        return [row]
+    return _write_all(writer, records, arguments, writing, state, draw)
+
+
+def _write_all(
+    writer: ReportWriter, records, arguments: OutputArguments, writing: WritingArguments, state, draw: Callable
+) -> list[dict]:
+    """Rows of all records; all processes share the work, the first one puts it together."""
+    folder = Path(arguments.output_dir)
+    parts = folder / PARTS
+    if state.is_main_process:
+        _begin(parts, asdict(arguments) | writing.options())
+    state.wait_for_everyone()
+    done = _read_parts(parts)
+    places = one_per_study(records) if arguments.one_per_study else list(range(len(records)))
+    names = records["image_id"]
+    if len(set(names)) < len(names):
+        raise ValueError("data: several records have the same image_id, by which rows are told apart.")
+    left = [place for place in places if names[place] not in done]
+    # All must have read what is done before anyone adds to it.
+    state.wait_for_everyone()
+    share = left[state.process_index :: state.num_processes]
+    pictures = folder / "pictures" if arguments.grounding else None
+    with open(parts / f"{state.process_index}.jsonl", "a", encoding="utf-8") as part:
+        for row in written_rows(writer, records, share, pictures, draw):
+            part.write(json.dumps(row) + "\n")
+            part.flush()
+    state.wait_for_everyone()
+    written = _read_parts(parts)
+    rows = [written[names[place]] for place in places]
+    state.wait_for_everyone()
+    if state.is_main_process:
+        write_rows(folder / f"reports.{arguments.file_type}", rows)
+        shutil.rmtree(parts)
+        print(f"{len(rows)} reports: {folder / f'reports.{arguments.file_type}'}")
+    return rows
+
+
+def open_records(arguments: OutputArguments):
+    """The records to write reports for: a data set, or files in the same form.
+
+    Raises:
+        ValueError: not one of image, folder and data; a folder without images; a context that names others.
+    """
+    if sum(value is not None for value in (arguments.image, arguments.folder, arguments.data)) != 1:
+        raise ValueError("image, folder, data: give one of them.")
+    if arguments.data is not None:
+        return load_data(arguments.data, "data")
+    if arguments.image is not None:
+        context = {name: getattr(arguments, name) for name in CONTEXT_COLUMNS}
+        return FileRecords([Path(arguments.image)], [Path(arguments.image).name], [context])
+    root = Path(arguments.folder)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"folder: {root} has no {', '.join(IMAGE_SUFFIXES)} file.")
+    names = [path.relative_to(root).as_posix() for path in files]
+    contexts = _read_context(arguments.context, names)
+    return FileRecords(files, names, contexts)
+
+
+class FileRecords:
+    """Image files as records: what `ReportWriter` reads of a data set."""
+
+    def __init__(self, files: list[Path], names: list[str], contexts: list[dict]):
+        self.files = files
+        self.columns = {"image_id": names, "study_id": names, "view_position": [c["view_position"] for c in contexts]}
+        self.contexts = contexts
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return self.columns[key]
+        picture = read_radiograph(self.files[key], str(self.files[key]))
+        name = self.columns["image_id"][key]
+        own = {"image": picture, "image_width": picture.width, "image_height": picture.height}
+        return blank_record() | own | {"image_id": name, "study_id": name, "patient_id": name} | self.contexts[key]
+
+
+def _read_context(path: str | None, names: list[str]) -> list[dict]:
+    if path is None:
+        return [dict.fromkeys(CONTEXT_COLUMNS, "") for _ in names]
+    if not Path(path).is_file():
+        raise ValueError(f"context: no file {path}.")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "image" not in table:
+        raise ValueError(f"context: {path} has no column image; it has {', '.join(table.columns)}.")
+    unknown = sorted(set(table["image"]) - set(names))
+    if unknown or table["image"].duplicated().any():
+        which = unknown[0] if unknown else table["image"][table["image"].duplicated()].iloc[0]
+        raise ValueError(f"context: {path}, image {which!r}: {'no such image' if unknown else 'it is there twice'}.")
+    known = {row["image"]: row for row in table.to_dict("records")}
+    return [{column: known.get(name, {}).get(column, "") for column in CONTEXT_COLUMNS} for name in names]
+
+
+def _writer(arguments: OutputArguments, writing: WritingArguments, device: str) -> ReportWriter:
+    options = {"batch_size": arguments.batch_size, "options": writing.options()}
+    writer = open_writer(arguments.checkpoint, device, **options)
+    kind = arguments.report_kind or writer.prepare.report_kind
+    constrain = arguments.constrain_structure
+    if constrain if constrain is not None else kind == "structured":
+        writer.constrain()
+    writer.prepare = Preparation(kind, use_context=not arguments.no_context)
+    return writer
+
+
+def written_rows(
+    writer: ReportWriter, records, places, pictures: Path | None = None, draw: Callable | None = None
+) -> Iterator[dict]:
+    """Prediction rows of the records at `places`; with the folder `pictures`, sentences and a picture of them each."""
+    if pictures is None:
+        yield from writer.rows(records, places)
+        return
+    for start in range(0, len(places), writer.batch_size):
+        batch = [records[place] for place in places[start : start + writer.batch_size]]
+        reports, grounded = writer.write(batch, grounding=True)
+        for number, (record, report) in enumerate(zip(batch, reports, strict=True)):
+            own = (grounded.sentence_report_index == number).nonzero()[:, 0].tolist()
+            sentences = [
+                {
+                    "text": grounded.sentences[i],
+                    "map_confidence": round(grounded.map_confidence[i].item(), 4),
+                    "text_confidence": round(grounded.text_confidence[i].item(), 4),
+                }
+                for i in own
+            ]
+            row = prediction_row(record, writer.prepare(record)["findings"], report) | {"sentences": sentences}
+            if own:
+                row["picture"] = re.sub(r"[^\w.-]+", "_", record["image_id"]) + ".png"
+                painted = [writer.processor.paint_gaze(record["image"], grounded.gaze_maps[i]) for i in own]
+                draw(painted, sentences, pictures / row["picture"])
+            yield row
+
+
+def _begin(parts: Path, settings: dict) -> None:
+    """Start or go on with `parts`, the rows of a run that is not finished."""
+    settings = json.loads(json.dumps({name: value for name, value in settings.items() if name != "device"}))
+    file = parts / "settings.json"
+    if not file.is_file():
+        write_json(file, settings)
+        return
+    for part in parts.glob("*.jsonl"):
+        text = part.read_text(encoding="utf-8")
+        # A line that was cut off is written again.
+        write_text(part, text[: text.rfind("\n") + 1])
+    earlier = read_json(file)
+    if earlier != settings:
+        changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
+        raise ValueError(
+            f"{changed[0]}: {parts} holds a run that had {earlier.get(changed[0])!r}; give the same again to go on "
+            "with it, or delete that folder."
+        )
+
+
+def _read_parts(parts: Path) -> dict[str, dict]:
+    """Rows by id."""
+    lines = (line for part in sorted(parts.glob("*.jsonl")) for line in part.read_text(encoding="utf-8").splitlines())
+    return {row["dicom_id"]: row for row in map(json.loads, lines)}
