@@ -1,6 +1,5 @@
 """Pretraining from shards: a stream that goes on in the middle of an epoch, its loader and its saved state."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from itertools import repeat
@@ -8,11 +7,11 @@ from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from processing.datasets.storage.streaming import RecordStream
 
 from ..runs.files import read_json, write_json
+from ..runs.randomness import OwnRandomness
 
 STATE = "stream.json"
 
@@ -48,7 +47,7 @@ class StreamLoader(torch.utils.data.DataLoader):
         super().__init__(
             stream,
             batch_size=batch_size,
-            collate_fn=_OwnRandomness(collate, stream),
+            collate_fn=OwnRandomness(collate, stream.seed, stream),
             num_workers=num_workers,
             drop_last=drop_last,
             generator=torch.Generator(),  # or the loader would draw from the model's
@@ -59,21 +58,6 @@ class StreamLoader(torch.utils.data.DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         self.dataset.set_epoch(epoch)
-
-
-class _OwnRandomness:
-    """Collates with randomness that follows from (seed, epoch, first record), so that a resumed run draws the same."""
-
-    def __init__(self, collate: Callable, stream: RecordStream):
-        self.collate, self.stream = collate, stream
-
-    def __call__(self, records: list[dict | None]) -> dict:
-        if records[0] is None:
-            return {}
-        name = f"{self.stream.seed} {self.stream.epoch} {records[0].get('image_id')}"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big"))
-            return self.collate(records)
 
 
 class StreamState(TrainerCallback):
@@ -110,9 +94,7 @@ class StreamState(TrainerCallback):
                 raise ValueError(f"{name}: {path} was saved with {saved['settings'][name]}, now it is {value}.")
         self.stream.load_state_dict(saved["state"])
 
-    def on_save(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
+    def on_checkpoint(self, folder: Path, args, state) -> None:
         batch_size, workers, accumulated = (
             args.train_batch_size,
             args.dataloader_num_workers,
@@ -121,5 +103,4 @@ class StreamState(TrainerCallback):
         batches = self.stream.num_batches(batch_size, workers, args.dataloader_drop_last)
         epoch, steps = divmod(state.global_step, math.ceil(batches / accumulated))
         reading = self.stream.state_after(steps * accumulated, batch_size, workers, args.dataloader_drop_last)
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         write_json(folder / STATE, {"state": reading | {"epoch": epoch}, "settings": self._settings(args)})

@@ -20,7 +20,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from processing.datasets.records import facts_of
 from processing.tokenization import build_tokenizer
@@ -29,6 +28,7 @@ from ..data.augmentation import AlignedAugmentation
 from ..data.checking import keep_good_records
 from ..data.loading import stored_columns
 from ..metrics.scores import Bootstrap, from_json, to_json
+from ..runs.checkpoints import newest_whole
 from ..runs.command_line import mapping
 from ..runs.families import FAMILIES
 from ..runs.files import read_json, write_json
@@ -266,8 +266,8 @@ def _run_once(
         callbacks=callbacks,
         learning_rate_factors=factors,
     )
-    last = get_last_checkpoint(training.output_dir) if resume and folder.is_dir() else None
-    trained = trainer.train(resume_from_checkpoint=last)
+    last = newest_whole(folder) if resume else None
+    trained = trainer.train(resume_from_checkpoint=last and str(last))
     trainer.save_model()
 
     trainer.compute_metrics = None  # from here on with the thresholds of the validation images

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
+from .checkpoints import checkpoints, newest_whole
 from .files import read_json, write_json
 
 # Beside what was trained: what it hangs on.
@@ -64,17 +64,17 @@ def hold_to_settings(path: Path, settings: dict) -> None:
 
 
 def checkpoint_to_resume(training: TrainingArguments) -> str | None:
-    """The checkpoint to go on from; "True" is the last one.
+    """The checkpoint to go on from; "True" is the newest whole one, None where none of them is whole.
 
     Raises:
-        ValueError: "True", and there is none.
+        ValueError: "True", and there is none at all.
     """
     asked = training.resume_from_checkpoint
     if asked is None or str(asked).lower() in ("false", "none"):
         return None
     if str(asked).lower() != "true":
         return str(asked)
-    last = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    if last is None:
+    if not checkpoints(training.output_dir):
         raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {training.output_dir}.")
-    return last
+    newest = newest_whole(training.output_dir)
+    return None if newest is None else str(newest)

@@ -1,14 +1,25 @@
-"""`transformers.Trainer` with the parts of a loss in its log."""
+"""`transformers.Trainer` with the parts of a loss in its log, whose checkpoints are whole or not there."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from .checkpoints import ASIDE, put_in_place, said_where_full, sweep
+from .randomness import OwnRandomness
 
 
 class PartsTrainer(Trainer):
     """Logs the mean of every output named `loss_*`; evaluates by the loss alone.
+
+    A checkpoint is written aside and renamed; before, a callback's `on_checkpoint(folder, args, state)` adds its own
+    files. With checkpoints between epochs (`--save_strategy steps`), what collating draws follows from seed, epoch and
+    record, so that a run resumed there is bit for bit the one that was not cut off.
 
     learning_rate_factors: beginning of a parameter's name -> what its learning rate is multiplied by.
     eval_collator: what collates in evaluation and prediction, where training augments; by default the same.
@@ -23,6 +34,11 @@ class PartsTrainer(Trainer):
             if not any(name.startswith(prefix) for name in names):
                 raise ValueError(f"learning_rate_factors: no parameter's name begins with {prefix!r}.")
         self._parts: dict[str, list[torch.Tensor]] = {}
+        self._saving = False
+        if self.args.save_strategy == "steps":
+            own = OwnRandomness(self.data_collator, self.args.seed)
+            self.data_collator = own
+            self.add_callback(own)
 
     def create_optimizer(self, *args, **kwargs):
         created = self.optimizer is None
@@ -41,6 +57,47 @@ class PartsTrainer(Trainer):
                     others = {name: value for name, value in group.items() if name != "params"}
                     optimizer.add_param_group(others | {"params": chosen, "lr": group["lr"] * factor})
         return optimizer
+
+    def train(self, *args, **kwargs):
+        if self.is_world_process_zero():
+            sweep(self.args.output_dir)
+        return super().train(*args, **kwargs)
+
+    def _get_output_dir(self, trial) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, ASIDE) if self._saving else folder
+
+    def _save_checkpoint(self, model, trial) -> None:
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder = Path(self._get_output_dir(trial))
+        checkpoint, written = folder / name, folder / ASIDE / name
+        self._saving = True
+        try:
+            with said_where_full(folder, name):
+                super()._save_checkpoint(model, trial)
+                if self.args.should_save:
+                    if self.state.best_model_checkpoint == str(written):
+                        self.state.best_model_checkpoint = str(checkpoint)
+                        self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+                    for callback in self.callback_handler.callbacks:
+                        if hasattr(callback, "on_checkpoint"):
+                            callback.on_checkpoint(written, self.args, self.state)
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()  # each process writes its random state
+        if self.args.should_save:
+            put_in_place(written, checkpoint)
+            rotate_checkpoints(
+                str(folder), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+            )
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if _internal_call:
+            super().save_model(output_dir, _internal_call)
+            return
+        with said_where_full(self.args.output_dir, "the model"):
+            super().save_model(output_dir)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

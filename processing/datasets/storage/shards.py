@@ -79,6 +79,8 @@ def write_shards(
     manifest = _manifest(out)
     if manifest.get("format", to) != to:
         raise ValueError(f"output_dir: {out} holds {manifest['format']} shards already; give another folder for {to}.")
+    for left in (*out.glob(f".{split}-*.tmp"), *out.glob(f".{MANIFEST}.tmp")):  # by a conversion that was killed
+        left.unlink()
     num_proc = max(1, min(num_proc, len(dataset)))
     bounds = [len(dataset) * part // num_proc for part in range(num_proc + 1)]
     ranges = [(index, bounds[index], bounds[index + 1]) for index in range(num_proc)]
