@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ...radiographs import MAX_PIXELS, read_radiograph
 from ..records import describe, record_features
 from ..sections import leaked_sentence
+from .chexmask import add_regions, attach
 from .common import Skip, age_in_years, sex_letter
 
 BUILD_VERSION = 2  # raise it when the same files would give other records
@@ -68,7 +69,7 @@ def embedded(value: dict) -> dict:
     if data[128:132] == b"DICM":
         buffer = BytesIO()
         read_radiograph({"bytes": data, "path": path}).save(buffer, "PNG")
-        data, name = buffer.getvalue(), f"{name.removesuffix('.dcm')}.png"
+        data, name = buffer.getvalue(), f"{name.removesuffix('.dcm').removesuffix('.dicom')}.png"
     return {"bytes": data, "path": name or None}
 
 
@@ -86,7 +87,7 @@ def image_size(path: str, name: str = "image") -> tuple[int, int]:
     if not os.path.exists(path):
         raise Skip(f"{name} file missing")
     try:
-        if path.lower().endswith(".dcm"):
+        if path.lower().endswith((".dcm", ".dicom")):
             import pydicom
 
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
@@ -145,6 +146,7 @@ def build(
     dropped: Counter | None = None,
     noted: Counter | None = None,
     features: Features | None = None,
+    chexmask=None,
     version: int = 1,
     num_proc: int | None = None,
     cache_dir=None,
@@ -161,6 +163,7 @@ def build(
             returns a record, or raises `Skip` with the reason.
         version: the loader's own; raise it when the same files would give other records.
         dropped, noted: what the loader counted before.
+        chexmask: CheXmask's table of this set, whose masks become regions.
         num_proc: processes; default one, without a pool.
 
     Returns:
@@ -173,6 +176,8 @@ def build(
     features = features or record_features()
     folder = cache_folder(cache_dir) / source
     folder.mkdir(parents=True, exist_ok=True)
+    if chexmask is not None:
+        noted = Counter(noted) + attach(items, chexmask, folder / "chexmask")
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     work = partial(_build_chunk, source, make_record, features, folder, version)
     bar = partial(
@@ -247,6 +252,8 @@ def _build_chunk(source, make_record, features, folder: Path, version: int, item
         for item in items:
             try:
                 record = make_record(item, noted)
+                if "chexmask" in item:
+                    record = add_regions(record, item["chexmask"], noted)
                 _refuse_leak(record)
             except Skip as reason:
                 dropped[str(reason)] += 1

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
 
 def find_root(root, source: str, *markers: str) -> Path:
@@ -53,6 +53,11 @@ def require_file(root: Path, source: str, *patterns: str) -> Path:
     if found is None:
         raise ValueError(f"root: {source} needs {' or '.join(patterns)} under {root}, and there is none.")
     return found
+
+
+def found_among(root: Path, places: Sequence[str]) -> str:
+    """The first of the places under the root where there is a file, else the first one (for the message)."""
+    return next((str(path) for path in map(root.joinpath, places) if path.is_file()), str(root / places[0]))
 
 
 def image_index(*folders: Path, patterns: Sequence[str]) -> dict[str, str]:
