@@ -25,6 +25,16 @@ _SOURCES = {
     "shenzhen": ("shenzhen", "SOURCE"),
     "tbx11k": ("tbx11k", "SOURCE"),
     "openi": ("openi", "SOURCE"),
+    "openi_kaggle": ("indiana", "SOURCE_KAGGLE"),
+    "openi_r2gen": ("indiana", "SOURCE_R2GEN"),
+    "chexpert_plus": ("chexpert_plus", "SOURCE"),
+    "rexgradient": ("rexgradient", "SOURCE"),
+    "padchest": ("padchest", "SOURCE"),
+    "padchest_gr": ("padchest_gr", "SOURCE"),
+    "vindr_cxr": ("vindr_cxr", "SOURCE"),
+    "ms_cxr": ("ms_cxr", "SOURCE"),
+    "ms_cxr_t": ("ms_cxr", "SOURCE_T"),
+    "gazesearch": ("gazesearch", "SOURCE"),
 }
 
 

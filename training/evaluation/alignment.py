@@ -20,7 +20,7 @@ from processing.datasets.phantom.loading import GALLERY_CLASSES, load_phantom_ga
 from processing.datasets.records import facts_of, label_names, label_targets
 
 from ..data.feature_cache import weights_fingerprint
-from ..data.loading import load_data
+from ..data.loading import load_data, load_together
 from ..metrics.alignment import (
     auroc_per_label,
     best_f1_threshold,
@@ -64,10 +64,8 @@ class EvaluationArguments:
 def main(argv: list[str] | None = None) -> dict:
     (arguments,) = parse_arguments((EvaluationArguments,), argv, __doc__)
     scorer = load_scorer(arguments.checkpoint, arguments.batch_size, arguments.device)
-    data = {
-        split: load_data(getattr(arguments, f"{split}_data"), f"{split}_data")
-        for split in ("train", "validation", "test")
-    }
+    named = {f"{split}_data": getattr(arguments, f"{split}_data") for split in ("train", "validation", "test")}
+    data = {name.removesuffix("_data"): dataset for name, dataset in load_together(named).items()}
     gallery = _gallery(arguments, data["test"])
     metrics = evaluate(
         scorer, **data, gallery=gallery, prompts=read_prompts(arguments.prompts), rounds=arguments.bootstrap

@@ -28,7 +28,7 @@ from processing.tokenization import build_tokenizer
 
 from ..data.augmentation import AlignedAugmentation
 from ..data.checking import keep_good_records
-from ..data.loading import load_data
+from ..data.loading import load_together
 from ..data.streams import TrainingStream
 from ..metrics.reports import FAMILIES, MetricOptions
 from ..runs.command_line import mapping, parse_arguments
@@ -196,7 +196,8 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
     arguments, writing, metric_options, training = parse(argv)
     set_seed(training.seed)
     _check(arguments, metric_options)
-    train, validation = (load_data(getattr(arguments, f"{s}_data"), f"{s}_data") for s in ("train", "validation"))
+    named = {f"{s}_data": getattr(arguments, f"{s}_data") for s in ("train", "validation")}
+    train, validation = load_together(named).values()
     if isinstance(train, TrainingStream) or isinstance(validation, TrainingStream):
         raise ValueError("train_data: report generators are not trained from shards; give the data set itself.")
 

@@ -23,6 +23,7 @@ from ..records import describe, record_features
 from ..sections import leaked_sentence
 from .chexmask import add_regions, attach
 from .common import Skip, age_in_years, sex_letter
+from .order import iso_date
 
 BUILD_VERSION = 2  # raise it when the same files would give other records
 CHUNK = 1024
@@ -107,7 +108,7 @@ def image_size(path: str, name: str = "image") -> tuple[int, int]:
 
 
 def dicom_facts(path: str) -> dict:
-    """image_width, image_height, patient_age, patient_sex and view_position from a DICOM's header.
+    """image_width, image_height, patient_age, patient_sex, view_position and study_date from a DICOM's header.
 
     Raises:
         Skip: as `image_size`.
@@ -115,17 +116,18 @@ def dicom_facts(path: str) -> dict:
     width, height = image_size(path)
     import pydicom
 
-    tags = ["PatientAge", "PatientSex", "ViewPosition"]
+    tags = ["PatientAge", "PatientSex", "ViewPosition", "StudyDate"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # RSNA's ages lack the unit that DICOM asks for
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        age, sex, view = (str(header.get(tag, "") or "") for tag in tags)
+        age, sex, view, date = (str(header.get(tag, "") or "") for tag in tags)
     return {
         "image_width": width,
         "image_height": height,
         "patient_age": age_in_years(age),
         "patient_sex": sex_letter(sex),
         "view_position": view.strip().upper(),
+        "study_date": iso_date(date),
     }
 
 

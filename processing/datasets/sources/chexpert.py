@@ -14,10 +14,11 @@ from functools import partial
 from ..records import CHEXBERT_OBSERVATIONS
 from .building import build, image_size
 from .common import Source, age_in_years, blank_record, indication_of, sex_letter
+from .order import oldest_first
 from .roots import find_root
 from .samples import sample_facts, sample_per_class
 from .splits import choose_split
-from .tables import chexpert_codes, read_table, without_duplicates
+from .tables import chexpert_codes, number, read_table, without_duplicates
 
 VERSION = 1
 
@@ -29,6 +30,7 @@ def load_chexpert(
     sample: str | None = None,
     seed: int = 0,
     demographics: bool = True,
+    chexmask=None,
     split_lists=None,
     num_proc: int | None = None,
     cache_dir=None,
@@ -40,6 +42,7 @@ def load_chexpert(
         split: "train", "val" (valid.csv), "test" (test.csv, where there is one) or None.
         sample: "5x200" or "8x200" (see `sample_per_class`), drawn with `seed` from the split's images.
         demographics: age and sex make the indication.
+        chexmask: CheXmask's table, `CheXpert.csv`; see `chexmask.attach`.
     """
     root = find_root(root, "CheXpert", "train.csv|valid.csv|test.csv")
     dropped: Counter = Counter()
@@ -61,6 +64,7 @@ def load_chexpert(
                     "image_id": "/".join(parts[place:]).rsplit(".", 1)[0],
                     "study_id": "/".join(parts[place : place + 2]),
                     "patient_id": parts[place],
+                    "study_order": number(parts[place + 1].removeprefix("study"), 0),
                     "view_position": "LATERAL" if lateral else row.get("AP/PA", "").strip().upper(),
                     "patient_age": age_in_years(row.get("Age", "")),
                     "patient_sex": sex_letter(row.get("Sex", "")),
@@ -69,7 +73,7 @@ def load_chexpert(
                     "files": [str(root.joinpath(*parts[max(place - 1, 0) :]))],
                 }
             )
-    items = choose_split(items, split, split_lists, dropped=dropped)
+    items = choose_split(oldest_first(items), split, split_lists, dropped=dropped)
     if sample:
         items = sample_per_class(items, sample, CHEXBERT_OBSERVATIONS, seed)
     return build(
@@ -81,6 +85,7 @@ def load_chexpert(
         split=split,
         sample=sample,
         **sample_facts("chexpert", sample),
+        chexmask=chexmask,
         dropped=dropped,
         version=VERSION,
         num_proc=num_proc,

@@ -1,6 +1,6 @@
 """CheXpert Plus: CheXpert's images as PNG, with their reports by section.
 
-    df_chexpert_plus_240401.csv      path_to_image (train/patient42142/study5/view1_frontal.jpg), frontal_lateral, ap_pa,
+    df_chexpert_plus_240401.csv     path_to_image (train/patient42142/study5/view1_frontal.jpg), frontal_lateral, ap_pa,
                                      deid_patient_id, patient_report_date_order, report, section_clinical_history,
                                      section_history, section_findings, section_impression, age, sex, split, ...
     PNG/<train|valid>/patient<n>/study<n>/view<n>_<frontal|lateral>.png      PNG/*.zip unpacked; also PNG/PNG/...
@@ -69,7 +69,9 @@ def load_chexpert_plus(
         path = row["path_to_image"].rsplit(".", 1)[0]
         parts = path.split("/")
         if len(parts) < 4 or not parts[-3].startswith("patient") or not parts[-2].startswith("study"):
-            raise ValueError(f"{file}: path_to_image {row['path_to_image']!r} is not <split>/patient<n>/study<n>/<view>.")
+            raise ValueError(
+                f"{file}: path_to_image {row['path_to_image']!r} is not <split>/patient<n>/study<n>/<view>."
+            )
         texts = {name: " ".join(row[column].split()) for name, column in SECTIONS.items()}
         if not texts["findings"] and missing_findings == "drop":
             dropped["no findings"] += 1
@@ -110,7 +112,7 @@ def label_codes(root: Path, labels: str | None) -> dict[str, list[int]]:
     """Image path without its suffix -> codes; empty without the file.
 
     Raises:
-        ValueError: an unknown kind of labels; a line that is no JSON object or holds another value; names file and line.
+        ValueError: an unknown kind of labels; a line that is no JSON object or holds another value; names both.
     """
     if labels is None:
         return {}
@@ -125,7 +127,9 @@ def label_codes(root: Path, labels: str | None) -> dict[str, list[int]]:
                 values = {name: "" if row.get(name) is None else str(row[name]) for name in CHEXBERT_OBSERVATIONS}
                 codes[row["path_to_image"].rsplit(".", 1)[0]] = chexpert_codes(values)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{file}, line {line}: it is no row of labels ({error}); download it again.") from error
+                raise ValueError(
+                    f"{file}, line {line}: it is no row of labels ({error}); download it again."
+                ) from error
     return codes
 
 

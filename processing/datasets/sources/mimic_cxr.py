@@ -4,8 +4,14 @@
     mimic-cxr-2.0.0-metadata.csv.gz, -split.csv.gz, -chexpert.csv.gz, -negbio.csv.gz
     files/p10/p10000032/s50414267.txt      MIMIC-CXR's reports, here or under a root of their own
 
-Tables may be unpacked, reports may lie beside the images. Johnson et al., Scientific Data 2019 (MIMIC-CXR) and
-arXiv 1901.07042 (MIMIC-CXR-JPG); https://physionet.org/content/mimic-cxr-jpg/
+or MIMIC-CXR's DICOMs as downloaded:
+
+    files/p10/p10000032/s50414267/<dicom_id>.dcm
+    cxr-record-list.csv.gz                 subject_id, study_id, dicom_id, path
+
+with the tables of MIMIC-CXR-JPG beside them or under `tables_root`; without its metadata, size, view and date are read
+from the DICOMs. Tables may be unpacked, reports may lie beside the images. Johnson et al., Scientific Data 2019
+(MIMIC-CXR) and arXiv 1901.07042 (MIMIC-CXR-JPG); https://physionet.org/content/mimic-cxr-jpg/
 """
 
 from collections import Counter
@@ -13,16 +19,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..records import CHEXBERT_OBSERVATIONS
+from ..records import NOT_MENTIONED
 from .building import build
 from .common import Source
 from .egd import egd_readings
+from .mimic_labels import label_items
 from .mimic_shared import PROTOCOL, find_reports, make_record, mimic_splits
+from .order import iso_date, oldest_first
 from .reflacx import reflacx_readings
-from .roots import find_root, first_file, require_file
+from .roots import find_root, first_file
 from .samples import SAMPLES, sample_facts, sample_per_class
 from .splits import choose_split
-from .tables import chexpert_codes, number, read_table, without_duplicates
+from .tables import number, read_table, without_duplicates
 
 VERSION = 1
 
@@ -34,7 +42,10 @@ def load_mimic_cxr(
     reports_root=None,
     egd_root=None,
     reflacx_root=None,
+    tables_root=None,
     labels: str = "chexpert",
+    labels_root=None,
+    chexmask=None,
     missing_findings: str = "keep",
     views: tuple[str, ...] | None = None,
     sample: str | None = None,
@@ -46,12 +57,16 @@ def load_mimic_cxr(
     """MIMIC-CXR as records, one per image.
 
     Args:
-        root: MIMIC-CXR-JPG's folder (the one that holds `files/`).
+        root: MIMIC-CXR-JPG's folder, or that of MIMIC-CXR's DICOMs (the one that holds `files/`).
         split: "train", "val", "test" or None for all.
         reports_root: the folder above the reports' `files/`; default: beside the images, `mimic-cxr-reports/` or
             MIMIC-CXR's own name there. Without reports, texts are empty and counted.
         egd_root, reflacx_root: gaze joined by dicom_id, every reading kept.
-        labels: "chexpert" or "negbio".
+        tables_root: where MIMIC-CXR-JPG's tables are, if not in `root`.
+        labels: "chexpert", "negbio", "radiologists" (part of the test set), or CXR-LT's "cxr_lt_2023", "cxr_lt_2024",
+            "cxr_lt_2024_task1" or "cxr_lt_2024_task2" (names and splits of its own); see `mimic_labels`.
+        labels_root: where the labels' table is, if not there; CXR-LT's folder.
+        chexmask: CheXmask's table, `MIMIC-CXR-JPG.csv`; see `chexmask.attach`.
         missing_findings: "keep", "drop", or "unlabelled" (take the paragraph without a header, drop if there is none).
         views: keep these view positions only, e.g. ("PA", "AP").
         sample: "5x200" for MIMIC-5x200 (see `sample_per_class`), drawn with `seed`.
@@ -61,9 +76,12 @@ def load_mimic_cxr(
     """
     if missing_findings not in PROTOCOL:
         raise ValueError(f"missing_findings: {missing_findings!r} is none of {', '.join(PROTOCOL)}.")
-    root = find_root(root, "MIMIC-CXR-JPG", "files", "*metadata.csv*")
+    if sample and labels not in ("chexpert", "negbio"):
+        raise ValueError(f"sample: it is drawn by chexpert or negbio, not {labels}.")
+    root = find_root(root, "MIMIC-CXR", "files", "*metadata.csv*|cxr-record-list.csv*")
     dropped: Counter = Counter()
-    items = mimic_items(root, reports_root, labels, dropped)
+    items = mimic_items(root, reports_root, dropped, tables_root)
+    items, names = label_items(items, Path(tables_root or root), labels, labels_root, dropped)
     if egd_root or reflacx_root:
         _join_gaze(items, egd_root, reflacx_root, dropped)
     items = choose_split(items, split, split_lists, dropped=dropped)
@@ -72,17 +90,19 @@ def load_mimic_cxr(
         dropped[f"view not among {', '.join(views)}"] += len(items) - len(kept)
         items = kept
     if sample:
-        items = sample_per_class(items, sample, CHEXBERT_OBSERVATIONS, seed)
+        items = sample_per_class(items, sample, names, seed)
     return build(
         "mimic_cxr",
         items,
         partial(make_record, missing_findings=missing_findings),
-        label_names=CHEXBERT_OBSERVATIONS,
+        label_names=names,
         text_protocol=PROTOCOL[missing_findings],
         split=split,
         dropped=dropped,
         sample=sample,
         **sample_facts("mimic", sample),
+        labels=labels,
+        chexmask=chexmask,
         version=VERSION,
         num_proc=num_proc,
         cache_dir=cache_dir,
@@ -94,49 +114,41 @@ def load_mimic_cxr(
 load_mimic_5x200 = partial(load_mimic_cxr, sample="5x200", views=("PA", "AP"))
 
 
-def mimic_items(root: Path, reports_root=None, labels: str = "chexpert", dropped: Counter | None = None) -> list[dict]:
-    """What `make_record` needs of every image in the tables, in their order."""
+def mimic_items(root: Path, reports_root=None, dropped: Counter | None = None, tables_root=None) -> list[dict]:
+    """What `make_record` needs of every image in the tables but its labels, a patient's studies oldest first."""
     dropped = Counter() if dropped is None else dropped
-    metadata = read_table(
-        require_file(root, "MIMIC-CXR-JPG", "*metadata.csv*"),
-        ("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns"),
-    )
-    metadata = without_duplicates(metadata, "dicom_id", dropped)
-    split_of = mimic_splits(root)
-    labels_of = mimic_labels(root, labels)
-    reports = find_reports(root, reports_root)
+    tables = Path(tables_root or root)
+    records, metadata = first_file(root, "cxr-record-list.csv*"), first_file(tables, "*metadata.csv*")
+    # In a folder with both kinds of download, the tables tell JPEGs.
+    dicom_files = records is not None and first_file(root, "*metadata.csv*") is None
+    sized = ("ViewPosition", "Rows", "Columns") if metadata else ()
+    table = read_table(metadata or records, ("dicom_id", "subject_id", "study_id", *sized))
+    split_of, reports = mimic_splits(tables), find_reports(root, reports_root)
     items = []
-    for row in metadata.to_dict("records"):
+    for row in without_duplicates(table, "dicom_id", dropped).to_dict("records"):
         subject, study, dicom = row["subject_id"], row["study_id"], row["dicom_id"]
         folder = f"files/p{subject[:2]}/p{subject}/s{study}"
-        files = [str(root / folder / f"{dicom}.jpg")]
+        files = [str(root / folder / f"{dicom}.{'dcm' if dicom_files else 'jpg'}")]
         if reports:
             files.append(str(reports / f"{folder}.txt"))
+        date = iso_date(row.get("StudyDate", ""))
         items.append(
             {
                 "image_id": dicom,
                 "study_id": study,
                 "patient_id": subject,
-                "view_position": row["ViewPosition"].strip().upper(),
-                "image_width": int(number(row["Columns"], 0)),
-                "image_height": int(number(row["Rows"], 0)),
-                "labels": labels_of.get(study, [-1] * 14),
+                "view_position": row.get("ViewPosition", "").strip().upper(),
+                "study_date": date,
+                # Times are HHMMSS.fraction, leading zeros lost.
+                "study_order": date and f"{date} {number(row.get('StudyTime'), 0.0):013.3f}",
+                "image_width": int(number(row.get("Columns"), 0)),
+                "image_height": int(number(row.get("Rows"), 0)),
+                "labels": [NOT_MENTIONED] * 14,
                 "split": split_of.get(dicom),
                 "files": files,
             }
         )
-    return items
-
-
-def mimic_labels(root: Path, labels: str) -> dict[str, list[int]]:
-    """study_id -> label codes; empty without the table."""
-    if labels not in ("chexpert", "negbio"):
-        raise ValueError(f"labels: {labels!r} is neither chexpert nor negbio.")
-    file = first_file(root, f"*{labels}.csv*")
-    if file is None:
-        return {}
-    table = read_table(file, ("study_id", *CHEXBERT_OBSERVATIONS))
-    return {row["study_id"]: chexpert_codes(row) for row in table.to_dict("records")}
+    return oldest_first(items)
 
 
 def _join_gaze(items: list[dict], egd_root, reflacx_root, dropped: Counter) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...gaze import clean_fixations
 from ..sections import split_sections
-from .building import image_size
+from .building import dicom_facts, image_size
 from .common import Skip, blank_record
 from .roots import find_root, first_file, read_text
 from .tables import read_table
@@ -76,8 +76,13 @@ def _sections_of(path: str, modified: int | None) -> tuple[dict[str, str], Count
 def make_record(item: dict, noted: Counter, missing_findings: str = "keep") -> dict:
     image, *report = item["files"]
     width, height = item["image_width"], item["image_height"]
+    facts = {}
     if not (width and height):
-        width, height = image_size(image)
+        if image.endswith(".dcm"):
+            facts = dicom_facts(image)
+            width, height = facts["image_width"], facts["image_height"]
+        else:
+            width, height = image_size(image)
     elif not os.path.exists(image):
         raise Skip("image file missing")
     elif not os.path.getsize(image):
@@ -98,7 +103,9 @@ def make_record(item: dict, noted: Counter, missing_findings: str = "keep") -> d
         "image": {"path": image, "bytes": None},
         "image_width": width,
         "image_height": height,
-        **{name: item[name] for name in ("image_id", "study_id", "patient_id", "view_position", "labels")},
+        **{name: item[name] for name in ("image_id", "study_id", "patient_id", "labels")},
+        "view_position": item["view_position"] or facts.get("view_position", ""),
+        "study_date": item.get("study_date") or facts.get("study_date"),
         **{name: sections[name] for name in ("indication", "history", "findings", "impression")},
         "gaze": clean_readings(item.get("gaze", []), (width, height), noted),
     }

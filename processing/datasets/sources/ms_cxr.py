@@ -114,7 +114,9 @@ def load_ms_cxr_t(
             if change not in (*CHANGES, "", "nan"):
                 raise ValueError(f"{file}: {column} of {item['image_id']} is {change!r}, none of {', '.join(CHANGES)}.")
             judged = change in CHANGES
-            item["labels"] += [(POSITIVE if change == one else NEGATIVE) if judged else NOT_MENTIONED for one in CHANGES]
+            item["labels"] += [
+                (POSITIVE if change == one else NEGATIVE) if judged else NOT_MENTIONED for one in CHANGES
+            ]
         previous[item["image_id"]] = row["previous_dicom_id"].rsplit("/", 1)[-1]
         items.append(item | {"split": official.get(item["image_id"])})
     dropped: Counter = Counter()
@@ -146,7 +148,12 @@ def _rows(root: Path) -> list[dict]:
         rows = []
         for annotation in content["annotations"]:
             image = images[annotation["image_id"]]
-            values = (Path(image["path"]).stem, names[annotation["category_id"]], annotation["label_text"], image["path"])
+            values = (
+                Path(image["path"]).stem,
+                names[annotation["category_id"]],
+                annotation["label_text"],
+                image["path"],
+            )
             values = (*values, *annotation["bbox"], image["width"], image["height"])
             rows.append(dict(zip(needed, values, strict=True)))
     except (ValueError, KeyError, TypeError) as error:

@@ -59,6 +59,7 @@ def load_nih(
     table: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     demographics: bool = True,
+    chexmask=None,
     split_lists=None,
     num_proc: int | None = None,
     cache_dir=None,
@@ -71,6 +72,7 @@ def load_nih(
         table: another table than `Data_Entry_2017*.csv`, relative to the root.
         columns: its column names -> the official ones, e.g. `MINI_COLUMNS`.
         demographics: age, sex and the follow-up number make the indication.
+        chexmask: CheXmask's table, `ChestX-Ray8.csv`; see `chexmask.attach`.
         split_lists: a folder of lists or one list (official, BenchX).
 
     Raises:
@@ -113,6 +115,7 @@ def load_nih(
         text_protocol="indication from age, sex and follow-up number" if demographics else "no text",
         split=split,
         dropped=dropped,
+        chexmask=chexmask,
         version=VERSION,
         num_proc=num_proc,
         cache_dir=cache_dir,

@@ -58,7 +58,9 @@ def load_padchest(
     file = first_file(root, TABLE)
     dropped: Counter = Counter()
     table = without_duplicates(read_table(file, NEEDED), "ImageID", dropped)
-    table["Labels"] = [parse_labels(text, file, name) for text, name in zip(table["Labels"], table["ImageID"], strict=True)]
+    table["Labels"] = [
+        parse_labels(text, file, name) for text, name in zip(table["Labels"], table["ImageID"], strict=True)
+    ]
     names = sorted({label for labels in table["Labels"] for label in labels})
     items = []
     for row in table.to_dict("records"):
@@ -73,7 +75,8 @@ def load_padchest(
         choose_split(oldest_first(items), split, split_lists, dropped=dropped),
         partial(make_record, demographics=demographics),
         label_names=names,
-        text_protocol="Spanish report, stemmed, as findings; " + ("indication from age and sex" if demographics else ""),
+        text_protocol="Spanish report, stemmed, as findings; "
+        + ("indication from age and sex" if demographics else ""),
         split=split,
         dropped=dropped,
         version=VERSION,

@@ -122,7 +122,16 @@ def make_record(item: dict, noted: Counter) -> dict:
     if not findings:
         raise Skip("no sentence in this language")
     noted["study without a box"] += not regions
-    fields = ("image_id", "study_id", "patient_id", "view_position", "patient_age", "patient_sex", "study_date", "labels")
+    fields = (
+        "image_id",
+        "study_id",
+        "patient_id",
+        "view_position",
+        "patient_age",
+        "patient_sex",
+        "study_date",
+        "labels",
+    )
     return blank_record() | {
         "image": {"path": item["files"][0], "bytes": None},
         "image_width": width,

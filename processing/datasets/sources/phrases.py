@@ -9,19 +9,19 @@ def grounded_text(phrases: Sequence[tuple[str, Sequence[tuple[str, list[float]]]
     """A findings text of phrases, and regions whose `sentence` counts the text's sentences.
 
     Args:
-        phrases: (text, [(label, box in pixels of the original), ...]) in order; one without boxes is a sentence only. A
-            phrase that holds several sentences is grounded at its first.
+        phrases: (text, [(label, box in pixels of the original), ...]) in order. One without boxes is a sentence only,
+            one without words leaves its boxes without a sentence; one of several sentences is grounded at its first.
 
     Returns:
         (findings, regions), as in the record schema.
     """
     text, regions = "", []
     for phrase, boxes in phrases:
-        sentence = len(split_sentences(text))
-        phrase = " ".join(phrase.split())
-        if phrase:
+        phrase, sentence = " ".join(phrase.split()), -1
+        if split_sentences(phrase):
+            before = len(split_sentences(text))
             text = f"{text} {phrase}{'' if phrase.endswith(('.', '?', '!')) else '.'}".strip()
-        regions += [
-            {"label": label, "box": box, "mask": None, "sentence": sentence if phrase else -1} for label, box in boxes
-        ]
+            # A phrase that reads on from the one before it is grounded at that sentence.
+            sentence = min(before, len(split_sentences(text)) - 1)
+        regions += [{"label": label, "box": box, "mask": None, "sentence": sentence} for label, box in boxes]
     return text, regions

@@ -22,6 +22,7 @@ from .building import build, image_size
 from .common import Skip, Source, blank_record
 from .roots import find_root, first_file, image_index, stem
 from .rsna import make_dicom_record
+from .siim_gaze import join_siim_gaze, place_reading
 from .splits import choose_split
 from .tables import read_table
 
@@ -34,6 +35,7 @@ def load_siim(
     split: str | None = None,
     *,
     demographics: bool = True,
+    gaze=None,
     split_lists=None,
     num_proc: int | None = None,
     cache_dir=None,
@@ -44,12 +46,16 @@ def load_siim(
         root: the folder with the DICOMs and train-rle.csv, or with png_images/ and png_masks/.
         split: "train" or "test" (the PNG copy's own), a name among `split_lists`, or None.
         demographics: age and sex (of the DICOMs) make the indication; the PNG copy has neither.
+        gaze: Saab et al.'s gaze as JSON, joined by ImageId: readings without sentences; see `silent_gaze`.
     """
     png = "png_images/*.png"
     root = find_root(root, "SIIM-ACR", f"train-rle*.csv*|stage_2_train.csv|siim/train-rle.csv|{png}")
     dropped: Counter = Counter()
     has_png = first_file(root, png) is not None
     items = _png_items(root, dropped) if has_png else _dicom_items(root, dropped)
+    noted: Counter = Counter()
+    if gaze is not None:
+        join_siim_gaze(items, gaze, noted)
     return build(
         "siim",
         choose_split(items, split, split_lists, key="list_id", dropped=dropped),
@@ -58,6 +64,7 @@ def load_siim(
         text_protocol="indication from age and sex" if demographics and not has_png else "no text",
         split=split,
         dropped=dropped,
+        noted=noted,
         version=VERSION,
         num_proc=num_proc,
         cache_dir=cache_dir,
@@ -132,7 +139,9 @@ def make_record(item: dict, noted: Counter, demographics: bool = True) -> dict:
         masks = [rle_mask(code, record["image_width"], record["image_height"]) for code in item["codes"]]
     except ValueError as error:
         raise Skip("run-length code broken") from error
-    return record | {"regions": [_region(mask) for mask in masks]}
+    size = record["image_width"], record["image_height"]
+    gaze = place_reading(item["gaze"], size, noted) if "gaze" in item else []
+    return record | {"regions": [_region(mask) for mask in masks], "gaze": gaze}
 
 
 def make_png_record(item: dict, noted: Counter) -> dict:
@@ -159,6 +168,7 @@ def make_png_record(item: dict, noted: Counter) -> dict:
         "patient_id": item["patient_id"],
         "labels": item["labels"],
         "regions": regions,
+        "gaze": place_reading(item["gaze"], (width, height), noted) if "gaze" in item else [],
     }
 
 

@@ -251,5 +251,5 @@ def test_every_registered_source_says_what_it_is():
         assert source.name == name and source.licence and source.citation.startswith("@") and callable(source.load)
         assert all(isinstance(count, int | tuple) for count in source.published.values())
     licences = Counter(registry.source(name).credentialed for name in names())
-    assert not registry.source("nih").credentialed and licences[True] == 13
+    assert not registry.source("nih").credentialed and licences[True] == 21
     json.dumps([registry.source(name).published for name in names()])

@@ -1,0 +1,96 @@
+"""Sources that share images or patients, so that a run that names two of them learns what it is tested on.
+
+What is shared is counted where the records tell it; of NIH, RSNA and SIIM, whose images come from the same collection
+under other names, and of TBX11K's share from Shenzhen and Montgomery, they do not.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from .records import facts_of
+
+# Collections of images, and the sources that draw on them.
+COLLECTIONS = {
+    "MIMIC-CXR": (
+        *("mimic_cxr", "egd", "reflacx", "mimic_eye", "cogaze_release", "srrg", "ms_cxr", "ms_cxr_t"),
+        "gazesearch",
+    ),
+    "CheXpert": ("chexpert", "chexpert_plus", "srrg"),
+    "NIH ChestX-ray14": ("nih", "rsna", "siim"),
+    "Shenzhen and Montgomery": ("tbx11k", "shenzhen", "montgomery"),
+    "PadChest": ("padchest", "padchest_gr"),
+    "Open-I": ("openi", "openi_kaggle", "openi_r2gen"),
+}
+# Here the same image has another id in every source.
+_RENAMED = ("NIH ChestX-ray14", "Shenzhen and Montgomery")
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Two data sets that draw on one collection. Counts are None where ids do not tell."""
+
+    first: str
+    second: str
+    collection: str
+    images: int | None = None
+    patients: int | None = None
+
+    def __str__(self) -> str:
+        told = (
+            "how many are shared cannot be told by their ids"
+            if self.patients is None
+            else f"{self.patients:,} patients and {self.images:,} images are in both"
+        )
+        return f"{self.first} and {self.second} draw on {self.collection}: {told}"
+
+
+def overlap(first, second, names: tuple[str, str] = ("first", "second")) -> Overlap | None:
+    """What two data sets of different sources share; None where they draw on no common collection, or share nothing.
+
+    Args:
+        first, second: data sets or streams that carry facts; of a stream, or without ids, nothing is counted.
+        names: what messages call them, before their sources.
+    """
+    facts = [facts_of(each) if hasattr(each, "info") else getattr(each, "facts", {}) for each in (first, second)]
+    sources = [each.get("source") or "" for each in facts]
+    # A sample bears a name of its own beside its source.
+    called = [each.get("name") or source for each, source in zip(facts, sources, strict=True)]
+    collection = next((name for name, drawn in COLLECTIONS.items() if set(sources) <= set(drawn)), None)
+    if collection is None or called[0] == called[1]:
+        return None
+    called = [f"{name} ({own})" for name, own in zip(names, called, strict=True)]
+    ids = [_ids(each) for each in (first, second)]
+    if collection in _RENAMED or None in ids:
+        return Overlap(*called, collection)
+    images, patients = (len(ids[0][kind] & ids[1][kind]) for kind in (0, 1))
+    return Overlap(*called, collection, images, patients) if patients or images else None
+
+
+def overlaps(data: Mapping) -> Iterator[Overlap]:
+    """Those among the named data sets of one run; None stands for one that is not given."""
+    named = {name: dataset for name, dataset in data.items() if dataset is not None}
+    for first, second in combinations(named, 2):
+        found = overlap(named[first], named[second], (first, second))
+        if found:
+            yield found
+
+
+def warn_of_overlaps(data: Mapping) -> None:
+    """A UserWarning for each overlap of a run's data sets.
+
+    Args:
+        data: "train_data", "validation_data", "test_data" ... -> data set, stream or None.
+    """
+    for found in overlaps(data):
+        warnings.warn(f"{found}; a score on one says less about what was trained on the other.", stacklevel=2)
+
+
+def _ids(data) -> tuple[set[str], set[str]] | None:
+    """Ids of images and of patients, both as their collection writes them."""
+    if not {"image_id", "patient_id"} <= set(getattr(data, "column_names", None) or ()):
+        return None
+    images = {re.sub(r"^.*(?=patient\d)", "", image).removesuffix(".dcm") for image in data["image_id"]}
+    return images - {""}, set(data["patient_id"]) - {""}
