@@ -9,20 +9,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-# EGD gives no angular resolution. Its screen had 1920x1080 pixels, each radiograph enlarged or reduced to fit it
-# (Karargyris et al., Scientific Data 2021, and its code). One degree of visual angle is 45 of them for a 24-inch
-# screen (0.277 mm a pixel) seen from 71 cm; panel size and distance are this project's assumption.
-EGD_SCREEN = (1920, 1080)
-EGD_PIXELS_PER_DEGREE = 45.0
+# EGD gives no angular resolution. Its radiographs were shown with 1,024 screen pixels to their longer side, on a panel
+# of 27 inches and 1920x1080 (Dell S2719DGF; Karargyris et al., Scientific Data 2021); at 71 cm, one degree of visual
+# angle is 40 of its pixels (0.311 mm each).
+EGD_SHOWN_SIDE = 1024
+EGD_PIXELS_PER_DEGREE = 40.0
 
 # Below this share of a row's maximum an 8-bit heatmap would show zero.
 VISIBLE = 0.5 / 255
 
 
 def default_sigma(image_size: tuple[int, int]) -> float:
-    """One degree of visual angle in pixels of a radiograph (width, height) shown as large as EGD's screen allows."""
-    scale = min(screen / side for screen, side in zip(EGD_SCREEN, image_size, strict=True))
-    return EGD_PIXELS_PER_DEGREE / scale
+    """One degree of visual angle in pixels of a radiograph (width, height) shown as EGD showed it."""
+    return EGD_PIXELS_PER_DEGREE * max(image_size) / EGD_SHOWN_SIDE
 
 
 def validate_reading(reading: Mapping, name: str = "reading") -> None:
@@ -108,6 +107,36 @@ def render_heatmap(
     sentences = [] if sentence is None else [reading["sentences"][sentence]]
     targets = gaze_targets({**reading, "sentences": sentences}, image_size, (height, width), crop)
     return targets[0].reshape(height, width)
+
+
+def rendered_targets(
+    reading: Mapping,
+    image_size: tuple[int, int],
+    grid: int | tuple[int, int],
+    crop: tuple[float, float, float, float] | None = None,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """`gaze_targets` by way of 8-bit heatmaps, as the released code makes them.
+
+    Each row is rendered at pixels, scaled to its maximum, rounded to 8 bit, and only then averaged over patches: what
+    is below 0.5/255 of the brightest pixel is cut, not what is below that share of the brightest patch.
+
+    Args:
+        reading, image_size, grid, crop: as in `gaze_targets`.
+        size: (width, height) of the heatmaps; default, the crop in pixels of the original.
+
+    Returns:
+        (n_sentences + 1, rows * columns) float32 between 0 and 1. Not seconds.
+    """
+    rows, columns = _grid(grid)
+    x0, y0, x1, y1 = _crop(crop, image_size)
+    width, height = size or (max(1, round(x1 - x0)), max(1, round(y1 - y0)))
+    across = _pooling(np.linspace(0, width, columns + 1), width)
+    down = _pooling(np.linspace(0, height, rows + 1), height)
+    pixels = gaze_targets(reading, image_size, (height, width), crop).reshape(-1, height, width)
+    peak = pixels.max(axis=(1, 2), keepdims=True)
+    eight_bit = np.floor(255 * np.divide(pixels, peak, out=np.zeros_like(pixels), where=peak > 0) + 0.5) / 255
+    return (down @ eight_bit @ across.T).reshape(len(pixels), -1).astype(np.float32)
 
 
 def heatmap_targets(

@@ -468,8 +468,10 @@ def study_number(name: str) -> int:
 
 def _study_numbers(names: Sequence) -> torch.Tensor:
     for i, name in enumerate(names):
-        if name is None or name == "":
-            raise ValueError(f"study_id[{i}]: it is empty; give each study a name, since equal names are positives.")
+        if name is None or name != name or str(name).strip().lower() in ("", "nan", "none"):
+            raise ValueError(
+                f"study_id[{i}]: {name!r} names no study; give each its own, since equal names are positives."
+            )
     return torch.tensor([study_number(str(name)) for name in names])
 
 

@@ -13,6 +13,7 @@ from processing.gaze import (
     heatmap_targets,
     outside,
     render_heatmap,
+    rendered_targets,
     top_fraction,
     validate_reading,
 )
@@ -194,12 +195,27 @@ def test_readings_without_sentences_or_fixations_have_empty_rows():
 def test_missing_sigma_is_one_degree(missing):
     fixation = {"x": 900.0, "y": 900.0, "begin": 0.0, "end": 1.0, "sigma_x": missing, "sigma_y": missing}
     degree = default_sigma((2000, 2500))
-    assert degree == pytest.approx(45 * 2500 / 1080)  # the height is what EGD's screen limits
+    assert degree == pytest.approx(40 * 2500 / 1024)  # the longer side had 1,024 screen pixels
     explicit = fixation | {"sigma_x": degree, "sigma_y": degree}
     np.testing.assert_array_equal(
         gaze_targets({"sentences": [], "fixations": [fixation]}, (2000, 2500), 8),
         gaze_targets({"sentences": [], "fixations": [explicit]}, (2000, 2500), 8),
     )
+
+
+def test_the_eight_bit_cut_is_made_on_pixels_before_pooling():
+    fixation = {"x": 20.0, "y": 20.0, "begin": 0.0, "end": 1.0, "sigma_x": 4.0, "sigma_y": 4.0, "shown": []}
+    reading = {"sentences": [{"text": "a", "begin": 0.0, "end": 1.0}], "fixations": [fixation]}
+    found = rendered_targets(reading, (64, 48), (6, 8))
+    x, y = np.arange(64) + 0.5, np.arange(48) + 0.5
+    heat = np.exp(-((x[None] - 20) ** 2 + (y[:, None] - 20) ** 2) / (2 * 4.0**2))
+    expected = (np.round(255 * heat / heat.max()) / 255).reshape(6, 8, 8, 8).mean(axis=(1, 3)).ravel()
+    np.testing.assert_allclose(found, [expected, expected], atol=2 / 255)
+    assert np.array_equal(found > 0, [expected > 0, expected > 0])
+    # On patches, the same share of the brightest one would keep fewer or more of them.
+    patches = gaze_targets(reading, (64, 48), (6, 8))
+    assert (found > 0).sum() != (patches > patches.max() * 0.5 / 255).sum()
+    assert not rendered_targets({"sentences": [], "fixations": []}, (64, 48), 4).any()
 
 
 @settings(deadline=None, max_examples=20)

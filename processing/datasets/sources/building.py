@@ -232,6 +232,13 @@ def _stamp(path: str):
     return [path, status.st_size, status.st_mtime_ns]
 
 
+def _check_study(record: dict) -> None:
+    """Skip a record whose study has no name: all such would be one study, and each other's positives."""
+    study = record.get("study_id", "unnamed")
+    if not isinstance(study, str) or study.strip().lower() in ("", "nan", "none", "null", "<na>"):
+        raise Skip("no study_id")
+
+
 def _refuse_leak(record: dict) -> None:
     """Skip what would give a model its answer as context."""
     context = f"{record['indication']}\n{record['history']}"
@@ -253,7 +260,9 @@ def _build_chunk(source, make_record, features, folder: Path, version: int, item
     with ArrowWriter(features=features, path=str(temporary)) as writer:
         for item in items:
             try:
+                _check_study(item)
                 record = make_record(item, noted)
+                _check_study(record)
                 if "chexmask" in item:
                     record = add_regions(record, item["chexmask"], noted)
                 _refuse_leak(record)

@@ -15,6 +15,7 @@ https://huggingface.co/MK-runner/CoGaze, arXiv 2603.26049
 
 import json
 import os
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from .common import Source, blank_record
 from .roots import find_root, read_text
 from .splits import choose_split
 
-VERSION = 1
+VERSION = 2
 CODES = {0: NOT_MENTIONED, 1: POSITIVE, 2: NEGATIVE, 3: UNCERTAIN}
 
 
@@ -37,6 +38,7 @@ def load_cogaze_release(
     *,
     mimic_root,
     gaze_root=None,
+    variant: str = "released",
     split_lists=None,
     num_proc: int | None = None,
     cache_dir=None,
@@ -48,6 +50,8 @@ def load_cogaze_release(
         split: "train", "val", "test" or None for all.
         mimic_root: the folder that `image_path` starts from: MIMIC-CXR-JPG's, or its `files/`.
         gaze_root: the folder that `image_dir` starts from; default: beside the annotations.
+        variant: which image of an item: "released", the first, as the released code takes it; "preferred", the PA one,
+            else the AP one, else the first.
     """
     file = find_annotation(root, "the CoGaze release")
     bases = image_bases(mimic_root)
@@ -58,7 +62,7 @@ def load_cogaze_release(
         if not item.get("findings_factual_serialization"):
             dropped["no findings_factual_serialization"] += 1
             continue
-        path, view = preferred_view(item["anchor_scan"]["image_path"], item["anchor_scan"]["view_position"])
+        path, view = choose_view(item["anchor_scan"]["image_path"], item["anchor_scan"]["view_position"], variant)
         heatmap = item.get("sentence_gaze_heatmap")
         gaze = gaze_base / heatmap["image_dir"] if heatmap else None
         items.append(
@@ -164,6 +168,17 @@ def read_annotation(file: Path, fields: tuple[str, ...]) -> list[tuple[str, dict
     return [(name, item) for name, items in splits.items() for item in items]
 
 
+def choose_view(paths: list[str], views: list[str], variant: str) -> tuple[str, str]:
+    """(path, view) of the first image ("released") or of the preferred one.
+
+    Raises:
+        ValueError: another `variant`.
+    """
+    if variant not in ("released", "preferred"):
+        raise ValueError(f"variant: {variant!r} is neither released (the first image) nor preferred (PA, else AP).")
+    return preferred_view(paths[:1], views[:1]) if variant == "released" else preferred_view(paths, views)
+
+
 def preferred_view(paths: list[str], views: list[str]) -> tuple[str, str]:
     """(path, view) of the PA image, else the AP one, else the first."""
     views = [(view or "").strip().upper() for view in views] + [""] * (len(paths) - len(views))
@@ -174,15 +189,17 @@ def preferred_view(paths: list[str], views: list[str]) -> tuple[str, str]:
 def image_bases(*roots) -> list[Path]:
     """Folders that relative image paths may start from."""
     folders = [Path(root).expanduser() for root in roots if root]
+    # Roots above files/ or PNG/, and these themselves.
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"root: {folder} is not a folder; give the one above the images.")
-    return [base for folder in folders for base in (folder, folder / "files", folder.parent)]
+    return [base for folder in folders for base in (folder, folder / "files", folder / "PNG", folder.parent)]
 
 
 def locate(bases: list[Path], path: str) -> str:
-    """The first of the bases that has the file, or where it should be."""
-    return next((str(base / path) for base in bases if os.path.exists(base / path)), str(bases[0] / path))
+    """The first of the bases that has the file (or the PNG of a JPEG's name), or where it should be."""
+    names = (path, re.sub(r"\.jpe?g$", ".png", path))
+    return next((str(b / name) for name in names for b in bases if os.path.exists(b / name)), str(bases[0] / path))
 
 
 def _labels(item: dict) -> list[int]:

@@ -57,7 +57,7 @@ def load_egd(
     table = read_table(root / "master_sheet.csv", ("dicom_id", "path", "cxr_exam_indication|exam_indication"))
     before = Counter(table["dicom_id"])
     table = table[~table.duplicated("dicom_id")]
-    readings, boxes = egd_readings(root, dropped), _boxes(root)
+    readings, boxes = egd_readings(root, dropped), _boxes(root, dropped)
     split_of, reports = mimic_splits(mimic), find_reports(mimic, reports_root)
     items = []
     for row in table.to_dict("records"):
@@ -203,13 +203,17 @@ def transcript_sentences(path: Path) -> list[dict]:
     return sorted(sentences, key=lambda sentence: sentence["begin"])
 
 
-def _boxes(root: Path) -> dict[str, list[dict]]:
+def _boxes(root: Path, dropped: Counter) -> dict[str, list[dict]]:
     file = root / "bounding_boxes.csv"
     boxes = defaultdict(list)
     if file.is_file():
         for row in read_table(file, ("dicom_id", "bbox_name", "x1", "x2", "y1", "y2")).to_dict("records"):
             corners = [number(row[name]) for name in ("x1", "y1", "x2", "y2")]
-            if None not in corners:
+            if None in corners:
+                dropped["box without four numbers"] += 1
+            elif min(corners) < 0 or corners[0] >= corners[2] or corners[1] >= corners[3]:
+                dropped["box negative or empty"] += 1
+            else:
                 boxes[row["dicom_id"]].append({"label": row["bbox_name"], "box": corners, "mask": None, "sentence": -1})
     return boxes
 

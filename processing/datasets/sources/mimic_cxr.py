@@ -86,7 +86,8 @@ def load_mimic_cxr(
         _join_gaze(items, egd_root, reflacx_root, dropped)
     items = choose_split(items, split, split_lists, dropped=dropped)
     if views is not None:
-        kept = [item for item in items if item["view_position"] in views]
+        wanted = {view.strip().upper() for view in views}
+        kept = [item for item in items if item["view_position"] in wanted]
         dropped[f"view not among {', '.join(views)}"] += len(items) - len(kept)
         items = kept
     if sample:

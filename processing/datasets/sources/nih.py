@@ -2,7 +2,7 @@
 
     Data_Entry_2017_v2020.csv   Image Index, Finding Labels ("A|B"), Follow-up #, Patient ID, Patient Age,
                                 Patient Gender, View Position
-    images_001..012/images/*.png (or images/*.png, or the PNGs beside the table), 1024x1024
+    images_001..012/images/*.png (or images/*.png, images/images_001/*.png, or beside the table), 1024x1024
     BBox_List_2017.csv          Image Index, Finding Label, Bbox [x, y, w, h]
     train_val_list.txt, test_list.txt
 
@@ -19,7 +19,7 @@ from .building import build, image_size
 from .common import Source, age_in_years, blank_record, indication_of, sex_letter
 from .roots import find_root, first_file, image_index, stem
 from .splits import choose_split
-from .tables import number, read_table, without_duplicates
+from .tables import box_corners, number, read_table, without_duplicates
 
 VERSION = 1
 NIH_LABELS = (
@@ -84,9 +84,9 @@ def load_nih(
     dropped: Counter = Counter()
     rows = without_duplicates(read_table(file, needed, columns), "Image Index", dropped).to_dict("records")
     suffixes = ("*.png", "*.jpg", "*.jpeg")
-    folders = ("images_*/images/", "images/", "images_*/", "")
+    folders = ("images_*/images/", "images/", "images_*/", "images/images_*/", "images/images_*/images/", "")
     images = image_index(root, patterns=[folder + suffix for folder in folders for suffix in suffixes])
-    boxes = _boxes(root)
+    boxes = _boxes(root, dropped)
     items = []
     for row in rows:
         name = stem(row["Image Index"])
@@ -145,7 +145,7 @@ def _labels(row: dict, file: Path) -> list[int]:
     return [POSITIVE if name in found else NEGATIVE for name in NIH_LABELS]
 
 
-def _boxes(root: Path) -> dict[str, list[dict]]:
+def _boxes(root: Path, dropped: Counter) -> dict[str, list[dict]]:
     """Regions per image. The file's header breaks its last column's name over four commas: "Bbox [x,y,w,h]"."""
     file = first_file(root, "BBox_List_2017*.csv*")
     boxes: dict[str, list[dict]] = {}
@@ -153,9 +153,10 @@ def _boxes(root: Path) -> dict[str, list[dict]]:
         table = read_table(file, ("Image Index", "Finding Label"))
         start = table.columns.get_loc("Finding Label") + 1
         for row in table.itertuples(index=False):
-            x, y, width, height = (number(value) for value in row[start : start + 4])
+            box = box_corners(*row[start : start + 4], dropped)
             label = {"Infiltrate": "Infiltration"}.get(row[start - 1], row[start - 1])
-            box = [x, y, x + width, y + height]
+            if box is None:
+                continue
             boxes.setdefault(stem(row[0]), []).append({"label": label, "box": box, "mask": None, "sentence": -1})
     return boxes
 

@@ -15,7 +15,9 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from ..records import NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN
+from datasets import List, Value
+
+from ..records import NEGATIVE, NOT_MENTIONED, POSITIVE, record_features
 from .building import build
 from .common import Source
 from .mimic_shared import PROTOCOL, find_reports, make_record, mimic_splits
@@ -23,7 +25,7 @@ from .roots import find_root, first_file
 from .splits import choose_split
 from .tables import number, read_table
 
-VERSION = 1
+VERSION = 2
 SOURCE_NAME = "REFLACX"
 _NOT_LABELS = {
     "id",
@@ -37,7 +39,10 @@ _NOT_LABELS = {
     "image_size_y",
     "phase",
     "",
+    "Other",  # free text
 }
+PRESENT = 3  # of a certainty of 1 (unlikely, under 10 %) to 5 (certain), what the authors count as present
+_NOT_ELLIPSES = {"xmin", "ymin", "xmax", "ymax", "certainty", "labels", "Other"}
 _TRUE = ("true", "1", "1.0")
 
 
@@ -54,8 +59,9 @@ def load_reflacx(
 ):
     """REFLACX as records, one per image with all its readings.
 
-    Labels are REFLACX's own, the highest certainty among the readings of an image: 4 and 5 positive, 1 to 3 uncertain,
-    0 negative; a label that a phase did not ask for is not mentioned.
+    Labels are REFLACX's own, by the highest certainty among the readings of an image: 3 and more is positive (as its
+    authors count), less is negative; a label that a phase did not ask for is not mentioned. The certainties are kept:
+    `label_certainty` has one per label (0 to 5, -1 not asked for), `region_certainty` one per region.
 
     Args:
         root: REFLACX's folder (above `main_data/`).
@@ -66,10 +72,10 @@ def load_reflacx(
     root = find_root(root, SOURCE_NAME, "main_data/metadata_phase_*.csv")
     mimic = find_root(mimic_root, "MIMIC-CXR-JPG", "files")
     dropped: Counter = Counter()
-    rows = _metadata(root)
+    rows = _metadata(root, dropped)
     names = label_columns(rows)
     readings = reflacx_readings(root, dropped, rows)
-    regions = _regions(root, rows)
+    regions = _regions(root, rows, dropped)
     split_of, reports = mimic_splits(mimic), find_reports(mimic, reports_root)
     by_image: dict[str, list[dict]] = {}
     for row in rows:
@@ -83,6 +89,7 @@ def load_reflacx(
         if path is None:
             raise ValueError(f"{root}: column 'image' of {dicom} is no MIMIC-CXR path: {group[0]['image']!r}.")
         folder = path[0].rstrip("/")
+        certainties = [_certainty([row.get(name, "") for row in group]) for name in names]
         items.append(
             {
                 "image_id": dicom,
@@ -91,7 +98,8 @@ def load_reflacx(
                 "view_position": "",
                 "image_width": int(number(group[0]["image_size_x"], 0)),
                 "image_height": int(number(group[0]["image_size_y"], 0)),
-                "labels": [_code([row.get(name, "") for row in group]) for name in names],
+                "labels": [_code(certainty) for certainty in certainties],
+                "label_certainty": certainties,
                 "gaze": readings[dicom],
                 "regions": regions.get(dicom, []),
                 "split": split_of.get(dicom) or {"validate": "val"}.get(group[0]["split"], group[0]["split"]),
@@ -101,10 +109,13 @@ def load_reflacx(
                 ],
             }
         )
+    features = record_features()
+    features |= {"label_certainty": List(Value("int8")), "region_certainty": List(Value("int8"))}
     return build(
         "reflacx",
         choose_split(items, split, split_lists, dropped=dropped),
         partial(make_reflacx_record, missing_findings=missing_findings),
+        features=features,
         label_names=names,
         text_protocol=PROTOCOL[missing_findings],
         split=split,
@@ -116,13 +127,20 @@ def load_reflacx(
 
 
 def make_reflacx_record(item: dict, noted: Counter, missing_findings: str = "keep") -> dict:
-    return make_record(item, noted, missing_findings) | {"regions": item["regions"]}
+    certainty = [region["certainty"] for region in item["regions"]]
+    regions = [{name: value for name, value in region.items() if name != "certainty"} for region in item["regions"]]
+    own = {"regions": regions, "region_certainty": certainty, "label_certainty": item["label_certainty"]}
+    return make_record(item, noted, missing_findings) | own
 
 
-def _metadata(root: Path) -> list[dict]:
+def _metadata(root: Path, dropped: Counter) -> list[dict]:
     files = sorted(root.glob("main_data/metadata_phase_*.csv")) or [root / "metadata.csv"]  # MIMIC-EYE's has no phases
     columns = ("id", "eye_tracking_data_discarded", "image", "dicom_id", "subject_id", "image_size_x", "image_size_y")
-    return [{"split": "", **row} for file in files for row in read_table(file, columns).to_dict("records")]
+    rows = [{"split": "", **row} for file in files for row in read_table(file, columns).to_dict("records")]
+    once = list({row["id"]: row for row in reversed(rows)}.values())[::-1]
+    if len(once) < len(rows):
+        dropped["reading given twice"] += len(rows) - len(once)
+    return once
 
 
 def label_columns(rows: list[dict]) -> list[str]:
@@ -130,18 +148,20 @@ def label_columns(rows: list[dict]) -> list[str]:
     return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _NOT_LABELS]
 
 
-def _code(values: list[str]) -> int:
-    certainty = [5.0 if v.lower() == "true" else 0.0 if v.lower() == "false" else number(v) for v in values]
-    certainty = [value for value in certainty if value is not None and value >= 0]
-    if not certainty:
-        return NOT_MENTIONED
-    return POSITIVE if max(certainty) >= 4 else UNCERTAIN if max(certainty) > 0 else NEGATIVE
+def _certainty(values: list[str]) -> int:
+    """The highest of several readings, -1 if none was asked. True counts as 5, False as 0."""
+    numbers = [5.0 if v.lower() == "true" else 0.0 if v.lower() == "false" else number(v) for v in values]
+    return int(max((value for value in numbers if value is not None and value >= 0), default=-1))
+
+
+def _code(certainty: int) -> int:
+    return NOT_MENTIONED if certainty < 0 else POSITIVE if certainty >= PRESENT else NEGATIVE
 
 
 def reflacx_readings(root: Path, dropped: Counter, rows: list[dict] | None = None) -> dict[str, list[dict]]:
     """dicom_id -> all readings whose eye tracking was not discarded."""
     readings: dict[str, list[dict]] = {}
-    for row in _metadata(root) if rows is None else rows:
+    for row in _metadata(root, dropped) if rows is None else rows:
         folder = root / "main_data" / row["id"]
         if row["eye_tracking_data_discarded"].strip().lower() in _TRUE:
             dropped["reading marked as discarded"] += 1
@@ -218,7 +238,7 @@ def word_sentences(file: Path) -> list[dict]:
     return sorted(sentences, key=lambda sentence: sentence["begin"])
 
 
-def _regions(root: Path, rows: list[dict]) -> dict[str, list[dict]]:
+def _regions(root: Path, rows: list[dict], dropped: Counter) -> dict[str, list[dict]]:
     """Ellipses' bounding boxes of all readings, one region per label."""
     regions: dict[str, list[dict]] = {}
     for row in rows:
@@ -228,17 +248,23 @@ def _regions(root: Path, rows: list[dict]) -> dict[str, list[dict]]:
         corners = ("xmin", "ymin", "xmax", "ymax")
         for ellipse in read_table(file, corners).to_dict("records"):
             box = [number(ellipse[name]) for name in corners]
-            named = [name for name, value in ellipse.items() if value.strip().lower() == "true" or _is_one(name, value)]
+            named = [name for name, value in ellipse.items() if name not in _NOT_ELLIPSES and _is_true(value)]
             named += [label.strip() for label in re.split(r"[|;,]", ellipse.get("labels", "")) if label.strip()]
-            if None not in box:
-                regions.setdefault(row["dicom_id"], []).extend(
-                    {"label": label, "box": box, "mask": None, "sentence": -1} for label in named or [""]
-                )
+            if ellipse.get("Other", "").strip().lower() not in ("", "false", "0"):
+                named.append("Other")
+            certainty = int(number(ellipse.get("certainty"), -1))
+            if None in box or box[0] >= box[2] or box[1] >= box[3]:
+                dropped["ellipse without a box"] += 1
+                continue
+            regions.setdefault(row["dicom_id"], []).extend(
+                {"label": label, "box": box, "mask": None, "sentence": -1, "certainty": certainty}
+                for label in dict.fromkeys(named or [""])
+            )
     return regions
 
 
-def _is_one(name: str, value: str) -> bool:
-    return name not in ("xmin", "ymin", "xmax", "ymax", "certainty", "labels") and value.strip() in ("1", "1.0")
+def _is_true(value: str) -> bool:
+    return value.strip().lower() in _TRUE
 
 
 SOURCE = Source(

@@ -16,7 +16,7 @@ from .building import build, dicom_facts
 from .common import Source, blank_record, indication_of
 from .roots import find_root
 from .splits import choose_split
-from .tables import number, read_table
+from .tables import box_corners, number, read_table
 
 VERSION = 1
 CLASSES = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")
@@ -52,6 +52,9 @@ def load_rsna(
             dropped["class not asked for"] += patient not in items and patient not in seen
             seen.add(patient)
             continue
+        if row["Target"].strip() not in ("0", "1", "0.0", "1.0"):
+            dropped["Target is neither 0 nor 1"] += 1
+            continue
         item = items.setdefault(
             patient,
             {
@@ -64,10 +67,11 @@ def load_rsna(
         )
         if number(row["Target"], 0) == 1:
             item["labels"] = [POSITIVE]
-            x, y, width, height = (number(row[name]) for name in ("x", "y", "width", "height"))
-            box = [x, y, x + width, y + height]
+            box = box_corners(*(row[name] for name in ("x", "y", "width", "height")), dropped)
             region = {"label": "pneumonia", "box": box, "mask": None, "sentence": -1}
-            if region not in item["regions"]:
+            if region in item["regions"]:
+                dropped["box given twice"] += 1
+            elif box:
                 item["regions"].append(region)
     return build(
         "rsna",

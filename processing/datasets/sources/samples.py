@@ -40,18 +40,19 @@ def _classes_and_count(sample: str) -> tuple[tuple[str, ...], int]:
 def sample_per_class(items: list[dict], sample: str, names: Sequence[str], seed: int = 0) -> list[dict]:
     """`sample` ("5x200", "8x200", or "5x40": forty each) of the items that are positive for one of its classes alone.
 
-    Uncertain for another class does not count as alone. The same seed takes the same images, whatever their order.
+    Alone is among all labels, not only among the sample's classes (as the published lists are); uncertain for another
+    label does not count as alone. The same seed takes the same images, whatever their order.
 
     Raises:
         ValueError: an unknown sample, or too few images of a class.
     """
     classes, each = _classes_and_count(sample)
-    columns = [list(names).index(name) for name in classes]
+    column_of = {list(names).index(name): index for index, name in enumerate(classes)}
     pools = defaultdict(list)
     for item in sorted(items, key=lambda item: item["image_id"]):
-        codes = [item["labels"][column] for column in columns]
-        if codes.count(POSITIVE) == 1 and UNCERTAIN not in codes:
-            pools[codes.index(POSITIVE)].append(item)
+        codes = list(item["labels"])
+        if codes.count(POSITIVE) == 1 and UNCERTAIN not in codes and codes.index(POSITIVE) in column_of:
+            pools[column_of[codes.index(POSITIVE)]].append(item)
     rng = np.random.default_rng(seed)
     chosen = []
     for index, name in enumerate(classes):

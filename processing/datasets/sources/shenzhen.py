@@ -34,7 +34,8 @@ def load_shenzhen(
 
     Args:
         root: the folder above `CXR_png/`.
-        split: a name among `split_lists` (CheXWorld's `train.txt` ... with lines `name.png,label`), or None.
+        split: a name among `split_lists` (CheXWorld's `ShenzhenCXR_train_data.txt` ... with
+            lines `name.png,label`), or None.
         demographics: age and sex make the indication.
     """
     root = find_root(root, "Shenzhen", "CXR_png/CHNCXR_*.png")

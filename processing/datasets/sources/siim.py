@@ -27,7 +27,7 @@ from .splits import choose_split
 from .tables import read_table
 
 VERSION = 1
-SIDE = 1024
+HAS_PNEUMO = {"1": POSITIVE, "1.0": POSITIVE, "0": NEGATIVE, "0.0": NEGATIVE}
 
 
 def load_siim(
@@ -110,9 +110,16 @@ def _renamed(root: Path) -> list[dict]:
     return rows
 
 
+def _without_repeats(rows: list[dict], dropped: Counter) -> list[dict]:
+    first = {row["name"]: row for row in reversed(rows)}
+    if len(first) < len(rows):
+        dropped["duplicate id"] += len(rows) - len(first)
+    return list(reversed(first.values()))
+
+
 def _png_items(root: Path, dropped: Counter) -> list[dict]:
     images = image_index(root / "png_images", patterns=("*.png",))
-    rows = _renamed(root)
+    rows = _without_repeats(_renamed(root), dropped)
     known = {row["name"] for row in rows}
     for name in sorted(set(images) - known):
         part, positive = (name.split("_") + ["", "", ""])[1:3]
@@ -120,12 +127,15 @@ def _png_items(root: Path, dropped: Counter) -> list[dict]:
     items = []
     for row in rows:
         mask = root / "png_masks" / f"{row['name']}.png"
+        if row["has_pneumo"].strip() not in HAS_PNEUMO:
+            dropped["has_pneumo is neither 0 nor 1"] += 1
+            continue
         items.append(
             {
                 "image_id": row["ImageId"],
                 "patient_id": row["ImageId"],
                 "list_id": row["name"],
-                "labels": [POSITIVE if row["has_pneumo"].strip() in ("1", "1.0") else NEGATIVE],
+                "labels": [HAS_PNEUMO[row["has_pneumo"].strip()]],
                 "split": row["split"],
                 "files": [images.get(row["name"], str(root / "png_images" / f"{row['name']}.png")), str(mask)],
             }

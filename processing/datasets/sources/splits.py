@@ -2,17 +2,18 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .roots import read_text, stem
 
 
-def read_split_lists(path) -> dict[str, list[str]]:
+def read_split_lists(path, key_of: Callable[[str], str] = stem) -> dict[str, list[str]]:
     """Split name -> ids, from a list or a folder of lists (BenchX, CheXWorld, the official ones).
 
     A line holds an id or file name, alone or before a comma. A folder's `train.txt`, `train_1.txt`, `val.txt`,
-    `test_list.txt`, `train_val_list.txt`, `valid.csv` ... become "train", "train_1", "val", "test", "train_val", "val".
+    `test_list.txt`, `train_val_list.txt`, `valid.csv` ... become "train", "train_1", "val", "test", "train_val", "val",
+    and so do CheXWorld's `ShenzhenCXR_train_data.txt` ....
     A single file brings in those beside it, so that overlap between splits shows.
 
     Raises:
@@ -30,7 +31,7 @@ def read_split_lists(path) -> dict[str, list[str]]:
         name = _split_name(file) or (file.stem if file == path else None)
         if name:
             lines = (line.split(",")[0].strip() for line in read_text(file).splitlines())
-            lists[name] = [stem(line) for line in lines if line]
+            lists[name] = [key_of(line) for line in lines if line]
     if not lists:
         raise ValueError(f"split_lists: {folder} holds no train, val or test list (.txt or .csv).")
     return lists
@@ -38,12 +39,18 @@ def read_split_lists(path) -> dict[str, list[str]]:
 
 def _split_name(file: Path) -> str | None:
     name = file.stem.lower().removesuffix("_list").removesuffix("_split")
+    name = re.sub(r"^(?:\w+?_)??(train|valid|val|test)_data$", r"\1", name)
     name = re.sub(r"^(valid|validate|validation|dev)(?=$|_)", "val", name)
     return name if re.fullmatch(r"(train|val|test|train_val)(_\d+(?:p|percent)?)?", name) else None
 
 
 def choose_split(
-    items: list[dict], split: str | None, split_lists=None, key: str = "image_id", dropped: Counter | None = None
+    items: list[dict],
+    split: str | None,
+    split_lists=None,
+    key: str = "image_id",
+    dropped: Counter | None = None,
+    key_of: Callable[[str], str] = stem,
 ) -> list[dict]:
     """The items of one split, or all of them if `split` is None; `item["split"]` is what the source itself says.
 
@@ -51,6 +58,7 @@ def choose_split(
         items: with "image_id" and "patient_id", and perhaps "split" and `key`.
         split_lists: a list's path or a folder of lists; it goes before the source's own split.
         key: the entry that the lists name.
+        key_of: what of a line, and of that entry, must agree; by default the file's name without folders and suffix.
 
     Raises:
         ValueError: an unknown split; a list that names none of the images; a patient in more than one split.
@@ -63,9 +71,9 @@ def choose_split(
     else:
         by_key = defaultdict(list)
         for item in items:
-            by_key[stem(item[key])].append(item)
+            by_key[key_of(item[key])].append(item)
         members = {}
-        for name, ids in read_split_lists(split_lists).items():
+        for name, ids in read_split_lists(split_lists, key_of).items():
             members[name] = [item for entry in dict.fromkeys(ids) for item in by_key.get(entry, ())]
             unknown = sum(entry not in by_key for entry in set(ids))
             if name == split and dropped is not None and unknown:

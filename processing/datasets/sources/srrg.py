@@ -1,10 +1,13 @@
 """SRRG-Findings: structured Findings of MIMIC-CXR and CheXpert Plus.
 
+    data/<split>-00000-of-00001.parquet    the Hub's form: train, validate, test, test_reviewed; id, image_paths,
+                           findings_section, history_section ... and no view positions
     <annotation>.json      {train, val, test}: items {id, image_paths, view_positions, findings_section,
-                           history_section}
+                           history_section}, as the CoGaze release has them
 
-An id that contains "mimic" has its images under MIMIC-CXR-JPG, any other under CheXpert Plus (PNG). Of several views
-PA is taken, then AP. The record keeps the structured text in `findings`, headers and bullets as they stand.
+Paths with `patient` lie under CheXpert Plus (PNG), all others under MIMIC-CXR-JPG. Views that the annotation lacks come
+from the image sets' own tables (mimic-cxr-2.0.0-metadata.csv.gz, df_chexpert_plus_240401.csv). Of several views PA is
+taken, then AP. The record keeps the structured text in `findings`, headers and bullets as they stand.
 Delbrouck et al., ACL 2025; https://huggingface.co/datasets/StanfordAIMI/srrg_findings_impression
 """
 
@@ -12,13 +15,19 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from ...reports import parse_structured
 from .building import build, image_size
+from .chexpert import patient_path
 from .cogaze_release import find_annotation, image_bases, locate, preferred_view, read_annotation
 from .common import Skip, Source, blank_record
+from .roots import first_file, stem
 from .splits import choose_split
+from .tables import read_table
 
-VERSION = 1
+VERSION = 2
 
 
 def load_srrg(
@@ -34,26 +43,33 @@ def load_srrg(
     """SRRG-Findings as records, one per study (its preferred view). Findings without any header are dropped.
 
     Args:
-        root: the annotation file, or its folder.
+        root: the annotation file, or the folder of it or of the parquet files.
+        split: "train", "val", "test", "test_reviewed" (a part of the test split, reviewed by radiologists) or None for
+            all but the reviewed copies.
         mimic_root, chexpert_plus_root: where image paths start; the items of one that is not given are dropped.
     """
-    file = find_annotation(root, "SRRG-Findings")
+    found = read_srrg(root)
+    views_of = {"mimic": _mimic_views(mimic_root), "chexpert": _chexpert_views(chexpert_plus_root)}
     bases = {"mimic": image_bases(mimic_root), "chexpert": image_bases(chexpert_plus_root)}
     dropped: Counter = Counter()
     items = []
-    for name, item in read_annotation(file, ("id", "image_paths", "findings_section")):
-        origin = "mimic" if "mimic" in str(item["id"]).lower() else "chexpert"
+    for name, item in found:
+        if name == "test_reviewed" and split != name:
+            dropped["reviewed copy of a test report"] += split is None
+            continue
+        origin = "chexpert" if _patient(item["image_paths"][0]).startswith("patient") else "mimic"
         if not bases[origin]:
             dropped[f"{origin}_root not given"] += 1
             continue
-        path, view = preferred_view(item["image_paths"], item.get("view_positions") or [])
+        views = item.get("view_positions") or [_view_of(path, views_of[origin]) for path in item["image_paths"]]
+        path, view = preferred_view(list(item["image_paths"]), list(views))
         items.append(
             {
                 "image_id": Path(path).stem if origin == "mimic" else re.sub(r"\.\w+$", "", path),
                 "study_id": _study(path) or str(item["id"]),
                 "patient_id": _patient(path) or str(item["id"]),
                 "view_position": view,
-                "findings": item["findings_section"].strip(),
+                "findings": (item["findings_section"] or "").strip(),
                 "history": (item.get("history_section") or "").strip(),
                 "split": name,
                 "files": [locate(bases[origin], path)],
@@ -71,6 +87,59 @@ def load_srrg(
         num_proc=num_proc,
         cache_dir=cache_dir,
     )
+
+
+def read_srrg(root) -> list[tuple[str, dict]]:
+    """(split, item) of the annotation file or of the Hub's parquet files.
+
+    Raises:
+        ValueError: neither is there; a column is missing; names the file.
+    """
+    columns = ("id", "image_paths", "findings_section")
+    path = Path(root).expanduser()
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
+    if not files:
+        return read_annotation(find_annotation(root, "SRRG-Findings"), columns)
+    found = []
+    for file in files:
+        name = re.match(r"(train|valid(?:ate|ation)?|val|test_reviewed|test)(?=[-_.])", file.name)
+        if name is None:
+            continue
+        try:
+            table = pq.read_table(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{file}: it is no whole parquet file ({error}); download it again.") from error
+        missing = [column for column in columns if column not in table.column_names]
+        if missing:
+            raise ValueError(f"{file}: column {missing[0]!r} is missing; it has {table.column_names}.")
+        kept = [column for column in (*columns, "history_section", "view_positions") if column in table.column_names]
+        split = "val" if name[1].startswith("val") else name[1]
+        found += [(split, item) for item in table.select(kept).to_pylist() if item["image_paths"]]
+    if not found:
+        raise ValueError(f"root: no parquet file under {path} is named after train, validate, test or test_reviewed.")
+    return found
+
+
+def _mimic_views(root) -> dict[str, str]:
+    file = root and first_file(Path(root).expanduser(), "*metadata.csv*", "../*metadata.csv*")
+    if not file:
+        return {}
+    table = read_table(file, ("dicom_id", "ViewPosition"))
+    return dict(zip(table["dicom_id"], table["ViewPosition"], strict=True))
+
+
+def _chexpert_views(root) -> dict[str, str]:
+    file = root and first_file(Path(root).expanduser(), "df_chexpert_plus*.csv*", "../df_chexpert_plus*.csv*")
+    if not file:
+        return {}
+    table = read_table(file, ("path_to_image", "frontal_lateral", "ap_pa"))
+    rows = zip(table["path_to_image"], table["frontal_lateral"], table["ap_pa"], strict=True)
+    return {patient_path(path): "LATERAL" if side.strip().lower() == "lateral" else view for path, side, view in rows}
+
+
+def _view_of(path: str, views: dict[str, str]) -> str:
+    view = views.get(patient_path(path) if "patient" in path else stem(path), "")
+    return view or ("LATERAL" if "lateral" in path.rsplit("/", 1)[-1].lower() else "")
 
 
 def _patient(path: str) -> str:

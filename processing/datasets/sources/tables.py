@@ -1,12 +1,19 @@
 """Tables as text, and the values in them."""
 
+import codecs
+import csv
 import gzip
+import re
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
 
 from ..records import CHEXBERT_OBSERVATIONS, NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN
 
@@ -19,25 +26,76 @@ def read_table(path, columns: Sequence[str] = (), rename: Mapping[str, str] | No
         rename: file's column name -> official name, for tables of another make.
 
     Raises:
-        ValueError: unreadable or truncated file; a missing column; names the file, and lists what is there.
+        ValueError: unreadable or truncated file; a row that is longer or shorter than the header, which would shift
+            its values; a missing column; names the file and row, and lists what is there.
     """
     path = Path(path)
     try:
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="latin-1")
-    except (OSError, EOFError, gzip.BadGzipFile, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        rows = _rows(_decompressed(path))
+    except pa.ArrowInvalid as error:
+        if found := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", str(error)):
+            row, expected, seen = found.groups()
+            raise ValueError(
+                f"{path}: row {row} has {seen} values and the header {expected} names (row 1 is the header); take the "
+                "extra comma out, or add the missing one."
+            ) from error
         raise ValueError(f"{path}: it cannot be read as a table ({error}); download it again.") from error
-    table.columns = [column.strip() for column in table.columns]
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: it cannot be read as a table ({error}); download it again.") from error
+    names, seen = [], Counter()
+    for index, column in enumerate(rows.columns):
+        name = column[0].as_py().strip()
+        seen[name] += 1
+        names.append(f"Unnamed: {index}" if not name else name if seen[name] == 1 else f"{name}.{seen[name] - 1}")
+    table = rows.slice(1).rename_columns(names).to_pandas()
     table = table.rename(columns=dict(rename or {}))
     for column in columns:
-        names = column.split("|")
-        there = next((name for name in names if name in table.columns), None)
+        options = column.split("|")
+        there = next((name for name in options if name in table.columns), None)
         if there is None:
-            raise ValueError(f"{path}: column {' or '.join(names)!r} is missing; it has {list(table.columns)}.")
-        table = table.rename(columns={there: names[0]})
+            raise ValueError(f"{path}: column {' or '.join(options)!r} is missing; it has {list(table.columns)}.")
+        table = table.rename(columns={there: options[0]})
     return table
+
+
+def _decompressed(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        return gzip.decompress(data)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(archive.namelist()[0])
+    return data
+
+
+def _rows(data: bytes) -> pa.Table:
+    """All rows, the header too, as text. Arrow's reader takes no column for an index and refuses uneven rows."""
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        data = data.decode("latin-1").encode()
+    if not data.strip():
+        raise pa.ArrowInvalid("it is empty")
+    try:
+        return _even_rows(data)
+    except pa.ArrowInvalid:
+        header, end, rest = data.lstrip().partition(b"\n")
+        named = header.rstrip(b", \r")
+        if named == header.rstrip(b" \r"):
+            raise
+        return _even_rows(named + end + rest)  # blank names at the header's end, and no values for them
+
+
+def _even_rows(data: bytes) -> pa.Table:
+    width = len(next(csv.reader([data.lstrip().split(b"\n", 1)[0].decode()])))
+    return pa_csv.read_csv(
+        pa.BufferReader(data),
+        # One thread: several would not know the number of a broken row.
+        pa_csv.ReadOptions(autogenerate_column_names=True, use_threads=False),
+        pa_csv.ParseOptions(newlines_in_values=True),
+        pa_csv.ConvertOptions(column_types={f"f{index}": pa.string() for index in range(width)}),
+    )
 
 
 def without_duplicates(table: pd.DataFrame, column: str, dropped: Counter) -> pd.DataFrame:
@@ -46,6 +104,18 @@ def without_duplicates(table: pd.DataFrame, column: str, dropped: Counter) -> pd
     if repeated.any():
         dropped["duplicate id"] += int(repeated.sum())
     return table[~repeated]
+
+
+def box_corners(x, y, width, height, dropped: Counter) -> list[float] | None:
+    """[x0, y0, x1, y1] of a box; None, counted in `dropped`, for one that is blank, negative or empty."""
+    values = [number(value) for value in (x, y, width, height)]
+    if None in values:
+        dropped["box without four numbers"] += 1
+    elif min(values) < 0 or values[2] == 0 or values[3] == 0:
+        dropped["box negative or empty"] += 1
+    else:
+        return [values[0], values[1], values[0] + values[2], values[1] + values[3]]
+    return None
 
 
 def number(text, default: float | None = None) -> float | None:

@@ -3,10 +3,13 @@
 import csv
 import gzip
 import json
+import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -182,8 +185,10 @@ def reflacx_reading(folder: Path, average=False):
     text(folder / "transcription.txt", "Heart is large. No effusion.")
     table(
         folder / "anomaly_location_ellipses.csv",
-        ("xmin", "ymin", "xmax", "ymax", "certainty", "Enlarged cardiac silhouette", "Fracture"),
-        (60, 100, 140, 200, 5, True, False),
+        ("xmin", "ymin", "xmax", "ymax", "certainty", "Enlarged cardiac silhouette", "Fracture", "Other"),
+        (60, 100, 140, 200, 5, True, False, ""),
+        (10, 20, 30, 40, 2, False, False, "bowel gas, true"),
+        (10, 20, 10, 40, 2, False, True, ""),
     )
     table(folder / "chest_bounding_box.csv", ("xmin", "ymin", "xmax", "ymax"), (5, 6, 195, 236))
 
@@ -209,12 +214,13 @@ def reflacx(root: Path):
     main = root / "main_data"
     table(
         main / "metadata_phase_1.csv",
-        (*base, "Fracture", "Support devices"),
-        row("P101R1", "d1", False, 2, True),
-        row("P101R2", "d1", False, 0, False),
-        row("P102R1", "d3", True, 0, False),
+        (*base, "Fracture", "Support devices", "Other"),
+        row("P101R1", "d1", False, 2, True, "bowel gas"),
+        row("P101R2", "d1", False, 0, False, ""),
+        row("P101R2", "d1", False, 0, False, ""),
+        row("P102R1", "d3", True, 0, False, ""),
     )
-    table(main / "metadata_phase_2.csv", (*base, "Fracture", "Edema"), row("P201R1", "d2", False, 0, 5))
+    table(main / "metadata_phase_2.csv", (*base, "Fracture", "Edema"), row("P201R1", "d2", False, 0, 3))
     reflacx_reading(main / "P101R1")
     reflacx_reading(main / "P101R2", average=True)
     reflacx_reading(main / "P102R1")
@@ -243,14 +249,19 @@ def mimic_eye(root: Path):
 
 
 def cogaze_release(root: Path):
-    def item(name, heatmap=None, serialization=("clear",), labels=None):
+    """Items of the release's annotation (facts of MK-runner/CoGaze's `mimic-annotation`)."""
+
+    def item(name, heatmap=None, serialization=("clear",), labels=None, second="y"):
         subject, study, view, _ = MIMIC[name]
         path = f"p10/p{subject}/s{study}"
         return {
             "id": name,
             "subject_id": int(subject),
             "study_id": int(study),
-            "anchor_scan": {"image_path": [f"{path}/x.jpg", f"{path}/{name}.jpg"], "view_position": ["LATERAL", view]},
+            "anchor_scan": {
+                "image_path": [f"{path}/{'x' if name == 'd4' else name}.jpg", f"{path}/{second}.jpg"],
+                "view_position": [view, "pa"],
+            },
             "findings": f" Findings of {name}. ",
             "findings_factual_serialization": list(serialization),
             "indication_pure": "Cough",
@@ -263,7 +274,11 @@ def cogaze_release(root: Path):
 
     heatmap = {"image_dir": "gaze/P101R1", "transcript_full_text": "Heart is large. No effusion."}
     content = {
-        "train": [item("d1", heatmap, labels=[0, 1, 2, 3] + [0] * 10), item("d2", serialization=())],
+        "train": [
+            item("d1", heatmap, labels=[0, 1, 2, 3] + [0] * 10),
+            item("d2", serialization=()),
+            item("d2", second="d1") | {"id": "d2 and d1"},
+        ],
         "val": [item("d3")],
         "test": [item("d4")],
     }
@@ -313,7 +328,52 @@ def srrg(root: Path, chexpert_plus: Path):
     return root
 
 
+def srrg_hub(root: Path, chexpert_plus: Path):
+    """Parquet files as in StanfordAIMI/srrg_findings_impression: columns and splits read off its card and viewer."""
+    srrg(root / "json", chexpert_plus)
+    items = json.loads((root / "json/srrg_findings.json").read_text())["train"]
+    (root / "json/srrg_findings.json").unlink()
+    plain = [{key: value for key, value in item.items() if key != "view_positions"} for item in items]
+    plain[0]["id"] = "1"
+    test = [plain[0] | {"id": "2", "image_paths": [f"{mimic_folder('d3')}/d3.jpg"]}]
+    (root / "data").mkdir()
+    sections = dict.fromkeys(("impression_section", "technique_section", "comparison_section", "exam_type_section"), "")
+    for split, rows in (("train", plain), ("validate", []), ("test", test), ("test_reviewed", test)):
+        rows = pa.Table.from_pylist(
+            [row | sections for row in rows], pa.Table.from_pylist([plain[0] | sections]).schema
+        )
+        pq.write_table(rows, root / f"data/{split}-00000-of-00001.parquet")
+    header = ("path_to_image", "frontal_lateral", "ap_pa", "deid_patient_id")
+    study = "train/patient00007/study1"
+    rows = (f"{study}/view1_frontal.jpg", "Frontal", "AP", 7), (f"{study}/view2_lateral.jpg", "Lateral", "", 7)
+    table(chexpert_plus / "df_chexpert_plus_240401.csv", header, *rows)
+    return root
+
+
+def chexpert_full(root: Path):
+    """CheXpert at full resolution, as its archive unpacks, with the test set's labels per study."""
+    small = chexpert(root / "small")
+    batch = "CheXpert-v1.0 batch {}"
+    for name in ("train.csv", "valid.csv"):
+        place = root / batch.format("1 (validate & csv)") / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text((small / name).read_text().replace("CheXpert-v1.0-small", "CheXpert-v1.0"))
+    places = {"patient00001": "2 (train 1)", "patient00002": "3 (train 2)", "patient64541": "1 (validate & csv)"}
+    for patient, number in places.items():
+        source = next(small.glob(f"*/{patient}"))
+        (root / batch.format(number)).mkdir(exist_ok=True)
+        source.rename(root / batch.format(number) / patient)
+    shutil.rmtree(small)
+    truth = ("CheXpert-v1.0/test/patient64741/study1", *["0.0"] * 13, "1.0")
+    other = ("CheXpert-v1.0/test/patient64742/study1", *["0.0"] * 13, "1.0")
+    table(root / "test/groundtruth.csv", ("Study", *OBSERVATIONS), truth, other)
+    picture(root / "test/patient64741/study1/view1_frontal.jpg")
+    picture(root / "test/patient64741/study1/view2_lateral.jpg")
+    return root
+
+
 def chexpert(root: Path):
+    """CheXpert's small copy: train.csv and valid.csv as published (columns of its own tables)."""
     prefix = "CheXpert-v1.0-small"
     header = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *OBSERVATIONS)
     labels = [""] * 14
@@ -449,6 +509,24 @@ def tbx11k(root: Path):
     )
     picture(root / "images/h0001.png", 64, 64, 1)
     picture(root / "images/tb0003.png", 64, 64, 2)
+    return root
+
+
+def tbx11k_official(root: Path):
+    """TBX11K as its authors' archive unpacks (folders, lists and COCO files as its repository describes them)."""
+    for seed, name in enumerate(("health/h0001", "sick/s0002", "tb/tb0003", "test/test_1", "extra/da+db/d1")):
+        picture(root / f"imgs/{name}.png", 64, 64, seed)
+    text(root / "lists/TBX11K_train.txt", "health/h0001.png\ntb/tb0003.png\n")
+    text(root / "lists/TBX11K_val.txt", "sick/s0002.png\n")
+    content = {
+        "images": [{"id": 7, "file_name": "tb/tb0003.png", "height": 512, "width": 512}],
+        "annotations": [
+            {"image_id": 7, "category_id": 1, "bbox": [180.5, 65.25, 50, 45.5]},
+            {"image_id": 7, "category_id": 2, "bbox": [180.5, 65.25, -1, 45.5]},
+        ],
+        "categories": [{"id": 1, "name": "ActiveTuberculosis"}, {"id": 2, "name": "ObsoletePulmonaryTuberculosis"}],
+    }
+    text(root / "annotations/json/TBX11K_train.json", json.dumps(content))
     return root
 
 

@@ -83,6 +83,23 @@ def test_truncated_and_other_tables(tmp_path):
     assert table.to_dict("records") == [{"name": "René", "y": "NA"}]
 
 
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        ("id,a,b\nx,1,2,\ny,3,4,\n", "row 2 has 4 values and the header 3"),
+        ("id,a,b\nx,1,2\ny,3,4,\n", "row 3 has 4 values and the header 3"),
+        ("id,a,b\nx,1\ny,3,4\n", "row 2 has 2 values and the header 3"),
+    ],
+)
+def test_rows_that_are_longer_or_shorter_than_the_header_are_refused(tmp_path, content, row):
+    with pytest.raises(ValueError, match=rf"t.csv: {row} names"):
+        read_table(miniatures.text(tmp_path / "t.csv", content))
+    even = read_table(miniatures.text(tmp_path / "t.csv", "id,a,\nx,1,\n\ny,,\n"))
+    assert even.to_dict("list") == {"id": ["x", "y"], "a": ["1", ""], "Unnamed: 2": ["", ""]}
+    blank = read_table(miniatures.text(tmp_path / "t.csv", "id,a,,\nx,1\n"))  # as NIH's boxes are published
+    assert blank.to_dict("list") == {"id": ["x"], "a": ["1"]}
+
+
 def test_unusable_images_are_dropped_and_counted(tmp_path):
     root = miniatures.tbx11k(tmp_path)
     rows = [(f"{name}.png", 64, 64, "train", "none", "no_tb", "none", "healthy") for name in ("empty", "text", "bomb")]
@@ -166,7 +183,7 @@ def slow_record(item, noted):
         trace.write(item["image_id"] + "\n")
     if open(item["files"][0]).read() == "fail":
         raise RuntimeError("no luck")
-    return blank_record() | {"image_id": item["image_id"], "labels": [1]}
+    return blank_record() | {"study_id": item["image_id"], "image_id": item["image_id"], "labels": [1]}
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """CheXpert, NIH, RSNA, SIIM, Shenzhen, TBX11K and Open-I, from miniatures in the published layouts."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,16 +38,43 @@ def test_chexpert(tmp_path):
     assert load("chexpert", tmp_path, "val", demographics=False)[0]["indication"] == ""
 
 
+def test_chexpert_full_resolution_and_test_labels(tmp_path):
+    dataset = load("chexpert", miniatures.chexpert_full(tmp_path))
+    records = by_id(dataset)
+    assert records["patient00001/study1/view1_frontal"]["image"].size == (90, 70)
+    assert {"patient00002/study2/view1_frontal", "patient64541/study1/view1_frontal"} < set(records)
+    test = by_id(load("chexpert", tmp_path, "test"))
+    assert list(test) == ["patient64741/study1/view1_frontal", "patient64741/study1/view2_lateral"]
+    assert [record["view_position"] for record in test.values()] == ["", "LATERAL"]
+    assert all(record["labels"] == [0] * 13 + [1] for record in test.values())
+    assert facts_of(dataset)["dropped"]["test study without images"] == 1
+
+
+def test_chexpert_lists_are_paths_not_file_names(tmp_path):
+    root = miniatures.chexpert(tmp_path / "chexpert")
+    path = "CheXpert-v1.0/train/patient00002/study2/view1_frontal.jpg"
+    lists = miniatures.text(
+        tmp_path / "lists/train.txt", f"{path}\nCheXpert-v1.0/train/patient9/study1/view1_frontal.jpg"
+    )
+    dataset = load("chexpert", root, "train", split_lists=lists)
+    assert dataset["image_id"][:] == ["patient00002/study2/view1_frontal"]
+    assert facts_of(dataset)["dropped"]["in the split list, not in the data"] == 1
+    published = miniatures.text(tmp_path / "5x200.csv", f"Path,Atelectasis\n{path},1.0\n")
+    assert load("chexpert_5x200", root, sample_list=published)["image_id"][:] == dataset["image_id"][:]
+    with pytest.raises(ValueError, match="5x200.csv names no image of this split"):
+        load("chexpert", root, "val", sample_list=published)
+
+
 def test_chexpert_samples_are_positive_for_one_class_alone(tmp_path):
     names = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
     rows = []
-    for index, name in enumerate(names * 3 + ("both", "unsure")):
+    for index, name in enumerate(names * 3 + ("both", "unsure", "fracture too", "lateral")):
         labels = dict.fromkeys(miniatures.OBSERVATIONS, "")
-        labels |= {"both": {names[0]: "1", names[1]: "1"}, "unsure": {names[0]: "1", names[1]: "-1"}}.get(
-            name, {name: "1"}
-        )
+        one = {names[0]: "1"}
+        mixed = {"both": {names[1]: "1"}, "unsure": {names[1]: "-1"}, "fracture too": {"Fracture": "1"}}
+        labels |= {name: "1"} if name in names else one | mixed.get(name, {})
         path = f"CheXpert-v1.0/train/patient{index:05d}/study1/view1_frontal.jpg"
-        rows.append((path, "Male", "50", "Frontal", "AP", *labels.values()))
+        rows.append((path, "Male", "50", "Lateral" if name == "lateral" else "Frontal", "AP", *labels.values()))
         miniatures.picture(tmp_path / path.removeprefix("CheXpert-v1.0/"), seed=index)
     miniatures.table(tmp_path / "train.csv", ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *labels), *rows)
     dataset = load("chexpert_5x200", tmp_path, sample="5x2")
@@ -98,6 +127,34 @@ def test_nih_in_flat_folders(tmp_path):
     for path in tmp_path.glob("images_*/images/*.png"):
         path.rename(tmp_path / "images" / path.name)
     assert len(load("nih", tmp_path)) == 3
+
+
+def test_nih_folders_inside_of_images(tmp_path):
+    miniatures.nih(tmp_path)
+    (tmp_path / "images/images_001").mkdir(parents=True)
+    for path in tmp_path.glob("images_*/images/*.png"):
+        path.rename(tmp_path / "images/images_001" / path.name)
+    assert len(load("nih", tmp_path)) == 3
+
+
+def test_blank_and_negative_boxes_and_unknown_codes_are_counted(tmp_path):
+    root = miniatures.rsna(tmp_path / "rsna")
+    with open(root / "stage_2_train_labels.csv", "a") as file:
+        file.write("bbb-2,1,2,-3,4,1\nbbb-2,,,,,1\nbbb-2,264.0,152.0,213.0,379.0,1\nccc-3,,,,,?\n")
+    dataset = load("rsna", root)
+    assert len(by_id(dataset)["bbb-2"]["regions"]) == 2
+    assert facts_of(dataset)["dropped"] == {
+        "box negative or empty": 1,
+        "box without four numbers": 1,
+        "box given twice": 1,
+        "Target is neither 0 nor 1": 1,
+    }
+    root = miniatures.siim_png(tmp_path / "siim")
+    with open(root / "stage_1_train_images.csv", "a") as file:
+        file.write("0_train_1_.png,1.2.3,0\n1_train_9_.png,1.2.9,maybe\n")
+    dataset = load("siim", root)
+    assert by_id(dataset)["1.2.3"]["labels"] == [1] and len(dataset) == 3
+    assert facts_of(dataset)["dropped"] == {"duplicate id": 1, "has_pneumo is neither 0 nor 1": 1}
 
 
 def test_nih_mini_with_an_adapter_of_columns(real_data):
@@ -213,7 +270,8 @@ def test_shenzhen(tmp_path):
     assert infant["impression"] == "secondary PTB° in the right upper field" and infant["findings"] == ""
     assert (silent["indication"], silent["view_position"], silent["image"].size) == ("", "PA", (70, 60))
     assert facts_of(dataset)["noted"] == {"text file not in UTF-8, read as Latin-1": 1, "clinical reading missing": 1}
-    miniatures.text(tmp_path / "lists/test.txt", "CHNCXR_0002_1.png,1\n")
+    miniatures.text(tmp_path / "lists/ShenzhenCXR_train_data.txt", "CHNCXR_0001_0.png,0\n")
+    miniatures.text(tmp_path / "lists/ShenzhenCXR_test_data.txt", "CHNCXR_0002_1.png,1\n")
     assert list(by_id(load("shenzhen", tmp_path, "test", split_lists=tmp_path / "lists"))) == ["CHNCXR_0002_1"]
 
 
@@ -229,6 +287,17 @@ def test_tbx11k(tmp_path):
     assert facts_of(dataset)["dropped"] == {"no label": 1}
     miniatures.text(tmp_path / "lists/train.txt", "tb0003\n")
     assert list(by_id(load("tbx11k", tmp_path, "train", split_lists=tmp_path / "lists"))) == ["tb0003"]
+
+
+def test_tbx11k_official(tmp_path):
+    dataset = load("tbx11k", miniatures.tbx11k_official(tmp_path))
+    records = by_id(dataset)
+    assert {name: record["labels"] for name, record in records.items()} == {"h0001": [0], "s0002": [0], "tb0003": [1]}
+    (region,) = records["tb0003"]["regions"]
+    assert (region["label"], region["box"]) == ("ActiveTuberculosis", [180.5, 65.25, 230.5, 110.75])
+    dropped = {"box negative or empty": 1, "no label": 1, "picture of another set": 1}
+    assert facts_of(dataset)["dropped"] == dropped
+    assert list(by_id(load("tbx11k", tmp_path, "val"))) == ["s0002"]
 
 
 def test_openi_folder(tmp_path):
@@ -272,7 +341,7 @@ def test_published_tables_of_nih_and_siim_parse():
     rows = read_table(data / "Data_Entry_2017_v2020.csv.gz").to_dict("records")
     assert (len(rows), len({row["Patient ID"] for row in rows})) == (112_120, 30_805)
     assert sum(not any(_labels(row, data)) for row in rows) == 60_361
-    assert sum(map(len, _boxes(data).values())) == 984
+    assert sum(map(len, _boxes(data, Counter()).values())) == 984
     codes = read_table(data / "siim-pneumothorax-train-rle.csv.gz", ("ImageId", "EncodedPixels"))["EncodedPixels"]
     codes = [code for code in codes if code.strip() != "-1"]
     assert len(codes) == 3_576

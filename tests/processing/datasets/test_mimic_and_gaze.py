@@ -144,14 +144,17 @@ def test_reflacx_readings(mimic, tmp_path):
     times = np.array([(s["begin"], s["end"]) for s in first["sentences"]])
     assert times == pytest.approx(np.array([(0.1, 0.9), (1.2, 1.8)]))
     assert label_names(dataset) == ["Fracture", "Support devices", "Edema"]
-    # Highest certainty of the readings: 2 is uncertain, True positive; phase 1 did not ask for edema.
-    assert records["d1"]["labels"] == [2, 1, -1] and records["d2"]["labels"] == [0, -1, 1]
-    assert [(r["label"], r["box"]) for r in records["d2"]["regions"]] == [
-        ("Enlarged cardiac silhouette", [60, 100, 140, 200])
-    ]
+    # Highest certainty of the readings: 3 and more is present; phase 1 did not ask for edema; "Other" is free text.
+    assert records["d1"]["labels"] == [0, 1, -1] and records["d2"]["labels"] == [0, -1, 1]
+    assert records["d1"]["label_certainty"] == [2, 5, -1] and records["d2"]["label_certainty"] == [0, -1, 3]
+    regions = [(r["label"], r["box"]) for r in records["d2"]["regions"]]
+    assert regions == [("Enlarged cardiac silhouette", [60, 100, 140, 200]), ("Other", [10, 20, 30, 40])]
+    assert records["d2"]["region_certainty"] == [5, 2]
     facts = facts_of(dataset)
     assert facts["dropped"] == {
         "reading marked as discarded": 1,
+        "reading given twice": 1,
+        "ellipse without a box": 4,
         "lost gaze sample": 3,
         "image without a usable reading": 1,
     }
@@ -175,7 +178,13 @@ def test_mimic_eye(tmp_path):
 def test_the_release_brings_heatmap_pictures(mimic, tmp_path):
     dataset = load("cogaze_release", miniatures.cogaze_release(tmp_path / "annotation"), mimic_root=mimic)
     records = by_id(dataset)
-    assert list(records) == ["d1", "d3"]  # d2 has no serialization; d4's preferred (first) picture is not there
+    assert list(records) == ["d1", "d2 and d1", "d3"]  # d2 has no serialization; d4's first picture is not there
+    # The released code takes the first image of an item, whatever its view.
+    assert records["d2 and d1"]["view_position"] == ""
+    preferring = load("cogaze_release", tmp_path / "annotation", mimic_root=mimic, variant="preferred")
+    assert by_id(preferring)["d2 and d1"]["view_position"] == "PA"
+    with pytest.raises(ValueError, match="variant: 'first' is neither"):
+        load("cogaze_release", tmp_path / "annotation", mimic_root=mimic, variant="first")
     first = records["d1"]
     assert first["view_position"] == "PA" and first["image"].size == (200, 240)
     assert (first["findings"], first["indication"]) == ("Findings of d1.", "Cough")
@@ -212,6 +221,34 @@ def test_srrg(mimic, tmp_path):
     assert facts_of(dataset)["dropped"] == {"findings without a structured header": 1}
     only_mimic = load("srrg", root, mimic_root=mimic)
     assert len(only_mimic) == 1 and facts_of(only_mimic)["dropped"]["chexpert_root not given"] == 1
+
+
+def test_srrg_from_the_hub(mimic, tmp_path):
+    plus = tmp_path / "plus"
+    root = miniatures.srrg_hub(tmp_path / "srrg", plus)
+    dataset = load("srrg", root, "train", mimic_root=mimic, chexpert_plus_root=plus)
+    first, second = dataset
+    # Views come from the image sets' tables; an id says nothing of where the images lie.
+    assert (first["image_id"], first["view_position"], first["findings"]) == ("d1", "PA", miniatures.STRUCTURED)
+    assert (second["view_position"], second["image"].size) == ("AP", (90, 100))
+    assert len(load("srrg", root, "test_reviewed", mimic_root=mimic)) == 1
+    everything = load("srrg", root, mimic_root=mimic, chexpert_plus_root=plus / "PNG")
+    assert facts_of(everything)["dropped"]["reviewed copy of a test report"] == 1 and len(everything) == 3
+    with pytest.raises(ValueError, match=r"train-0.parquet: it is no whole parquet file"):
+        load("srrg", miniatures.text(tmp_path / "cut/train-0.parquet", "PAR1").parent, mimic_root=mimic)
+
+
+def test_views_are_asked_for_in_any_case(mimic):
+    assert list(by_id(load("mimic_cxr", mimic, views=("pa", "Ap")))) == ["d1", "d3"]
+
+
+def test_studies_without_a_name_are_counted(mimic):
+    import gzip
+
+    file = mimic / "mimic-cxr-2.0.0-metadata.csv.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b"57375967", b"nan")))
+    dataset = load("mimic_cxr", mimic)
+    assert list(by_id(dataset)) == ["d1", "d2", "d4"] and facts_of(dataset)["dropped"]["no study_id"] == 1
 
 
 def test_mimic_5x200_takes_images_of_one_class_alone(mimic):
