@@ -2,9 +2,13 @@
 
 from .configuration_cogaze import CoGazeConfig
 from .configuration_cogaze_prefix import CoGazePrefixConfig
-from .modeling_cogaze import CoGazeForPreTraining, CoGazeForZeroShotImageClassification, CoGazeModel
+from .modeling_cogaze import CoGazeForPreTraining, CoGazeModel
 from .modeling_cogaze_generation import CoGazeForConditionalGeneration
-from .modeling_cogaze_heads import CoGazeForImageClassification, CoGazeForSemanticSegmentation
+from .modeling_cogaze_heads import (
+    CoGazeForImageClassification,
+    CoGazeForSemanticSegmentation,
+    CoGazeForZeroShotImageClassification,
+)
 from .modeling_cogaze_prefix import CoGazePrefixForConditionalGeneration
 
 __all__ = [

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from transformers import CONFIG_MAPPING, GPT2Config, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import logging
 
 # Encoders that learn from random weights on two CPU cores: overlapping strided convolutions keep thin lines and edges,
 # and batch normalisation lets so small a network learn within a few hundred steps.
@@ -32,6 +33,63 @@ TINY_TEXT: dict[str, Any] = {
     "initializer_range": 0.05,
     "pad_token_id": None,
 }
+
+# Of each field, in a config or in a sub-config of it, the largest value that is still a size and not a slip: what is
+# larger would fill the memory before anything could be said about it.
+LARGEST = {
+    "attention_heads": 4096,
+    "classes": 100_000,
+    "depth": 1000,
+    "factor": 1000,
+    "pixels": 16_384,
+    "tokens": 1_000_000,
+    "vocabulary": 10_000_000,
+    "width": 262_144,
+}
+SIZE_FIELDS = {
+    "hidden_size": "width",
+    "hidden_sizes": "width",
+    "embed_dim": "width",
+    "embedding_size": "width",
+    "intermediate_size": "width",
+    "projection_dim": "width",
+    "perceiver_head_dim": "width",
+    "segmentation_channels": "width",
+    "n_inner": "width",
+    "num_hidden_layers": "depth",
+    "depths": "depth",
+    "perceiver_depth": "depth",
+    "pooled_text_layers": "depth",
+    "num_stages": "depth",
+    "num_attention_heads": "attention_heads",
+    "num_heads": "attention_heads",
+    "perceiver_heads": "attention_heads",
+    "mlp_ratio": "factor",
+    "perceiver_ff_mult": "factor",
+    "image_size": "pixels",
+    "patch_size": "pixels",
+    "num_latents": "tokens",
+    "max_position_embeddings": "tokens",
+    "vocab_size": "vocabulary",
+    "num_labels": "classes",
+}
+# One entry per label of a downstream head.
+PER_LABEL = ("examples_per_class", "logit_temperature")
+
+logger = logging.get_logger(__name__)
+
+
+def check_sizes(config: PreTrainedConfig | dict, where: str = "") -> None:
+    """Refuse sizes that no model has.
+
+    Raises:
+        ValueError: names the field: not above zero, or larger than `LARGEST` allows.
+    """
+    for name, kind in SIZE_FIELDS.items():
+        value = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+        for size in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(size, (int, float)) and not 0 < size <= LARGEST[kind]:
+                raise ValueError(f"{where}{name}: {size} is not within 1 and {LARGEST[kind]:,}.")
 
 
 def vision_width(vision_config: PreTrainedConfig) -> int:
@@ -120,8 +178,25 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     segmentation_channels: list[int] | tuple[int, ...] = (512, 256, 128, 64)
 
     def __post_init__(self, **kwargs):
+        # Before the base class makes a name for each label, and the caller a model.
+        check_sizes(kwargs)
+        check_sizes(self)
+        for name in self.sub_configs:
+            config = getattr(self, name)
+            check_sizes({} if config is None else config, f"{name}.")
         self.segmentation_channels = list(self.segmentation_channels)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As `PreTrainedConfig.from_dict`; what was kept per label goes where the labels become others in number."""
+        labels = kwargs.get("num_labels", len(kwargs["id2label"]) if kwargs.get("id2label") else None)
+        gone = [name for name in PER_LABEL if name not in kwargs and config_dict.get(name) is not None]
+        gone = [name for name in gone if labels is not None and len(config_dict[name]) != labels]
+        if gone:
+            logger.warning(f"{', '.join(gone)}: left out, being of another number of labels than the {labels} wanted.")
+            config_dict = {name: value for name, value in config_dict.items() if name not in gone}
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def named(cls, size: str, vocab_size: int | None = None, **overrides) -> "DualEncoderConfigMixin":

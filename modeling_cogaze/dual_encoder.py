@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .calls import asked_for
 from .encoders import copy_weights, load_encoder
 
 
@@ -99,7 +100,7 @@ class DualEncoderMixin:
         # A convolution takes its input's layout; with the channels last it is the faster one, on CPU and GPU.
         pixel_values = pixel_values.to(self.vision_model.dtype, memory_format=torch.channels_last)
         with grad_unless_frozen(self.vision_model, self.config.freeze_vision_encoder):
-            return self.vision_model(pixel_values, **kwargs), grid_size
+            return self.vision_model(pixel_values, return_dict=True, **asked_for(kwargs)), grid_size
 
     def run_text_encoder(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs):
         """The text encoder's outputs for (N, L) tokens; hidden states are of no use where the mask is 0."""
@@ -107,7 +108,11 @@ class DualEncoderMixin:
         # attends to its first one, which keeps the arithmetic finite.
         position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         return self.text_model(
-            input_ids=input_ids, attention_mask=never_empty(attention_mask), position_ids=position_ids, **kwargs
+            input_ids=input_ids,
+            attention_mask=never_empty(attention_mask),
+            position_ids=position_ids,
+            return_dict=True,
+            **asked_for(kwargs),
         )
 
     def images_of_sentences(
@@ -116,11 +121,10 @@ class DualEncoderMixin:
         """(N,) each sentence's image; where not given, the only one, or one image per sentence."""
         if image_index is not None:
             return image_index
-        if len(patches) not in (1, len(sentences)):
-            raise ValueError(
-                f"image_index: {len(sentences)} sentences for {len(patches)} images; say which belongs to which."
-            )
-        return torch.arange(len(sentences), device=patches.device) % len(patches)
+        images, count = patches.shape[0], sentences.shape[0]
+        if images not in (1, count):
+            raise ValueError(f"image_index: {count} sentences for {images} images; say which belongs to which.")
+        return torch.arange(count, device=patches.device) % images
 
 
 def freeze(module: nn.Module) -> None:
@@ -157,10 +161,6 @@ def grad_unless_frozen(module: nn.Module, frozen: bool) -> AbstractContextManage
     return torch.set_grad_enabled(torch.is_grad_enabled() and (not frozen or is_trained(module)))
 
 
-def unit(features: torch.Tensor) -> torch.Tensor:
-    return nn.functional.normalize(features, dim=-1)
-
-
 def mask_of(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
     return torch.ones_like(input_ids) if attention_mask is None else attention_mask
 
@@ -192,6 +192,5 @@ __all__ = [
     "mask_of",
     "masked_token_mean",
     "never_empty",
-    "unit",
     "zero_through",
 ]

@@ -80,7 +80,7 @@ def first_tokens(
 
     def first(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         start = mask.int().argmax(dim=1)
-        return encode(ids, mask)[torch.arange(len(ids), device=ids.device), start]
+        return encode(ids, mask)[torch.arange(ids.shape[0], device=ids.device), start]
 
     if torch.compiler.is_compiling() or len(input_ids) <= group:
         return first(input_ids, attention_mask)

@@ -77,31 +77,37 @@ class ClassificationHead(nn.Module):
         features: torch.Tensor,
         tokens: torch.Tensor,
         labels: torch.Tensor | None = None,
-        output_attentions: bool = False,
+        output_attentions: bool | None = None,
+        hidden_states: tuple[torch.Tensor, ...] | None = None,
+        attentions: tuple[torch.Tensor, ...] | None = None,
     ) -> ImageClassifierOutput:
         """Logits (B, C), divided by the temperatures; with labels the loss, which does without them.
 
         Args:
             features: (B, D) global features. tokens: (B, N, D), patches last, row by row.
             labels: (B, C) of 0 and 1, NaN left out, or with exclusive classes (B,) indices, negative ones left out.
-            output_attentions: give (B, C, N), the tokens' weights for each label, as `attentions`.
+            output_attentions: with attention pooling the last of `attentions` is (B, C, N), the tokens' weights for
+                each label.
+            hidden_states, attentions: of the vision encoder, which go along.
         Raises:
-            ValueError: labels of another shape; attention asked of a head that has none.
+            ValueError: labels of another shape; attention asked where there is none.
         """
-        attention = None
         if self.config.classifier_pooling == "attention":
             tokens = self.norm(tokens)
             weights = self.score(tokens).softmax(dim=1)
             logits = (weights * self.linear(tokens)).sum(dim=1)
-            attention = (weights.mT,) if output_attentions else None
-        elif output_attentions:
-            raise ValueError("output_attentions: the mean is taken over all alike; set classifier_pooling='attention'.")
+            attentions = (*(attentions or ()), weights.mT) if output_attentions else attentions
         else:
             logits = self.linear(features)
+        if output_attentions and not attentions:
+            raise ValueError(
+                "output_attentions: the mean is taken over all tokens alike, and the vision encoder gives no attention "
+                "weights; set classifier_pooling='attention', or load an encoder with attention as 'eager'."
+            )
         loss = None if labels is None else self.loss(logits, labels)
         if self.config.logit_temperature is not None:
             logits = logits / logits.new_tensor(self.config.logit_temperature)
-        return ImageClassifierOutput(loss=loss, logits=logits, attentions=attention)
+        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """`config.classifier_loss` of logits (B, C), a mean over the batch."""
@@ -147,8 +153,12 @@ class SegmentationHead(nn.Module):
         patches: torch.Tensor,
         size: tuple[int, int],
         labels: torch.Tensor | None = None,
+        hidden_states: tuple[torch.Tensor, ...] | None = None,
+        attentions: tuple[torch.Tensor, ...] | None = None,
     ) -> SemanticSegmenterOutput:
         """Logits (B, C, H, W) at `size` (H, W), with labels the loss (`segmentation_loss`).
+
+        `hidden_states` and `attentions` are those of the vision encoder, which go along.
 
         Raises:
             ValueError: another number of patches than the config's; labels of another shape.
@@ -166,7 +176,7 @@ class SegmentationHead(nn.Module):
         if labels is not None:
             labels = labels.to(logits.device)
             loss = segmentation_loss(logits, labels, exclusive=is_exclusive(self.config, labels, index_ndim=3))
-        return SemanticSegmenterOutput(loss=loss, logits=logits)
+        return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)
 
 
 def _block(before: int, after: int) -> nn.Sequential:

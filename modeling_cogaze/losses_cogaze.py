@@ -36,7 +36,7 @@ def hybrid_positive_contrastive_loss(
             f"text_embeds: {len(text_embeds)} rows for {len(image_embeds)} images; the loss pairs them row by row."
         )
     with _full_precision(image_embeds):
-        cosines = _unit(image_embeds) @ _unit(text_embeds).T
+        cosines = unit(image_embeds.float()) @ unit(text_embeds.float()).T
     logits = cosines * torch.as_tensor(logit_scale).float().exp()
     if len(logits) == 0:
         return logits.sum()
@@ -100,7 +100,7 @@ def gaze_similarity(
     Returns:
         (N, P) float32 cosines.
     """
-    text_features = _unit(text_features)
+    text_features = unit(text_features.float())
     # Products are divided by the patches' lengths, which spares a normalised copy of all patches.
     if torch.compiler.is_compiling():
         # Static shapes; the compiler fuses the gather into the sum.
@@ -252,8 +252,9 @@ def _soft_iou(target: torch.Tensor, log_prediction: torch.Tensor, total: Total) 
 DIVERGENCES = {"js": _jensen_shannon, "mse": _squared_error, "iou": _soft_iou}
 
 
-def _unit(features: torch.Tensor) -> torch.Tensor:
-    return nn.functional.normalize(features.float(), dim=-1)
+def unit(features: torch.Tensor) -> torch.Tensor:
+    """Features (..., D) brought to length one."""
+    return nn.functional.normalize(features, dim=-1)
 
 
 def _full_precision(tensor: torch.Tensor) -> torch.autocast:
@@ -306,4 +307,5 @@ __all__ = [
     "images_with_gaze",
     "sharpen",
     "soft_gaze_loss",
+    "unit",
 ]

@@ -1,15 +1,14 @@
 """CoGaze (arXiv 2603.26049): a dual encoder for chest radiographs that learns from clinical context and gaze."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .calls import layers_of, standard_call
 from .configuration_cogaze import CoGazeConfig
-from .configuration_dual_encoder import vision_width
 from .distributed import gather_with_grad, mean_over_processes
 from .dual_encoder import (
     DualEncoderMixin,
@@ -18,7 +17,6 @@ from .dual_encoder import (
     mask_of,
     masked_token_mean,
     never_empty,
-    unit,
     zero_through,
 )
 from .encoders import build_text_encoder, build_vision_encoder, first_tokens, vision_tokens
@@ -28,130 +26,11 @@ from .losses_cogaze import (
     hybrid_positive_contrastive_loss,
     images_with_gaze,
     soft_gaze_loss,
+    unit,
 )
+from .outputs import CoGazeOutput, CoGazePreTrainingOutput
 from .perceiver import Perceiver
-
-
-@dataclass
-class CoGazeOutput(ModelOutput):
-    """What `CoGazeModel` computes; fields that need an input that was not given are None.
-
-    Args:
-        image_embeds (B, D): L2-normalised `image_features`.
-        text_embeds (B, D): L2-normalised `text_features`, of the reports.
-        logits_per_image (B, B): cosines of images and reports x exp(logit_scale). `logits_per_text`: its transpose.
-        image_features (B, D): mean vision latent.
-        text_features (B, D): mean projected report token, padding left out.
-        vision_latents (B, Q, D): what the Perceiver read from the image.
-        context_latents (B, Q, D): what it read from the context; the untouched latents for images without context.
-        patch_features (B, P, D): projected patch tokens, row by row.
-        gaze_logits (N, P): cosines of each transcript with its image's patches x exp(logit_scale_gaze).
-    """
-
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    logits_per_image: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    image_features: torch.Tensor | None = None
-    text_features: torch.Tensor | None = None
-    vision_latents: torch.Tensor | None = None
-    context_latents: torch.Tensor | None = None
-    patch_features: torch.Tensor | None = None
-    gaze_logits: torch.Tensor | None = None
-
-
-@dataclass
-class CoGazePreTrainingOutput(ModelOutput):
-    """`loss` and its parts (detached, before scaling), the disease logits (B, C), and the embeddings.
-
-    `loss` is None without reports, labels and transcripts.
-    """
-
-    loss: torch.Tensor | None = None
-    loss_contrastive: torch.Tensor | None = None
-    loss_classification: torch.Tensor | None = None
-    loss_gaze: torch.Tensor | None = None
-    vision_logits: torch.Tensor | None = None
-    report_logits: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    logits_per_image: torch.Tensor | None = None
-    gaze_logits: torch.Tensor | None = None
-
-
-@dataclass
-class CoGazeZeroShotOutput(ModelOutput):
-    """`logits_per_image` (B, L): cosines of B images and L prompts x exp(logit_scale), and the unit vectors."""
-
-    logits_per_image: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-
-
-class CoGazeRMSNorm(nn.Module):
-    """x / (||x||_2 / sqrt(d) + 1e-8) x weight."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        x = hidden_states.float()
-        rms = x.norm(dim=-1, keepdim=True) * x.shape[-1] ** -0.5
-        return (x / (rms + 1e-8)).to(hidden_states.dtype) * self.weight
-
-
-class CoGazeProjector(nn.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, width: int, config: CoGazeConfig):
-        super().__init__()
-        self.in_proj = nn.Linear(width, config.intermediate_size)
-        self.out_proj = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.out_proj(nn.functional.gelu(self.in_proj(hidden_states)))
-
-
-class CoGazeImageProjector(nn.Module):
-    """Adds the view position's embedding to every vision token, normalises and projects.
-
-    Patches of a convolutional network carry no position: with `patch_positions`, learned ones of their row and column
-    are added too, interpolated to other grids than the config's.
-    """
-
-    def __init__(self, config: CoGazeConfig):
-        super().__init__()
-        width = vision_width(config.vision_config)
-        self.row_embedding = self.column_embedding = None
-        if config.patch_positions:
-            rows, columns = config.grid_size
-            self.row_embedding, self.column_embedding = nn.Embedding(rows, width), nn.Embedding(columns, width)
-        self.view_position_embedding = nn.Embedding(len(config.view_positions), width)
-        self.norm = CoGazeRMSNorm(width)
-        self.projector = CoGazeProjector(width, config)
-
-    def _positions(self, rows: int, columns: int) -> torch.Tensor:
-        """(rows x columns, W)."""
-        down, across = (
-            embedding.weight
-            if len(embedding.weight) == length
-            else nn.functional.interpolate(embedding.weight.T[None], length, mode="linear")[0].T
-            for embedding, length in ((self.row_embedding, rows), (self.column_embedding, columns))
-        )
-        return (down[:, None] + across).flatten(0, 1)
-
-    def forward(
-        self, tokens: torch.Tensor, view_position_ids: torch.Tensor, grid_size: tuple[int, int]
-    ) -> torch.Tensor:
-        """(B, P or 1 + P, D) from the vision encoder's tokens (B, P or 1 + P, W) of a grid of P patches."""
-        tokens = tokens + self.view_position_embedding(view_position_ids)[:, None]
-        if self.row_embedding is not None:
-            positions = self._positions(*grid_size)
-            others = tokens.shape[1] - len(positions)
-            tokens = tokens + nn.functional.pad(positions, (0, 0, others, 0))
-        return self.projector(self.norm(tokens))
+from .projectors import CoGazeImageProjector, CoGazeProjector
 
 
 class CoGazePreTrainedModel(DualEncoderPreTrainedModel):
@@ -194,9 +73,14 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
 
         pixel_values: (B, 3, H, W).
         """
-        outputs, grid_size = self.run_vision_encoder(pixel_values)
+        tokens, grid_size, _ = self._vision_features(pixel_values)
+        return tokens, grid_size
+
+    def _vision_features(self, pixel_values: torch.Tensor, **asked):
+        outputs, grid_size = self.run_vision_encoder(pixel_values, **asked)
         global_token, patches = vision_tokens(outputs, math.prod(grid_size))
-        return (patches if global_token is None else torch.cat([global_token, patches], dim=1)), grid_size
+        tokens = patches if global_token is None else torch.cat([global_token, patches], dim=1)
+        return tokens, grid_size, layers_of(outputs)
 
     def _stored_features(self, vision_features: torch.Tensor) -> torch.Tensor:
         if not self.config.freeze_vision_encoder or is_trained(self.vision_model):
@@ -226,21 +110,27 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         Raises:
             ValueError: both or neither of the two; features for an encoder that is not frozen, or of another grid.
         """
+        tokens, patches, _ = self._patches(pixel_values, view_position_ids, vision_features)
+        return tokens, patches
+
+    def _patches(self, pixel_values, view_position_ids, vision_features=None, **asked):
         if (pixel_values is None) == (vision_features is None):
             raise ValueError("pixel_values and vision_features: give one of them.")
+        layers = {}
         if vision_features is None:
-            tokens, grid_size = self.get_vision_features(pixel_values)
+            tokens, grid_size, layers = self._vision_features(pixel_values, **asked)
         else:
             tokens, grid_size = self._stored_features(vision_features), self.config.grid_size
         if view_position_ids is None:
-            view_position_ids = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+            view_position_ids = torch.zeros(tokens.shape[0], dtype=torch.long, device=tokens.device)
         tokens = self.image_projector(tokens.to(self.dtype), view_position_ids, grid_size)
-        return tokens, tokens[:, -math.prod(grid_size) :]
+        return tokens, tokens[:, -math.prod(grid_size) :], layers
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden states (N, L, W) of the text encoder, before the projector; of no use where the mask is 0."""
         return self.run_text_encoder(input_ids, attention_mask).last_hidden_state
 
+    @standard_call
     def encode_image(
         self,
         tokens: torch.Tensor,
@@ -253,7 +143,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         also stand for its context latents.
         """
         context, image = self.shared_latents + self.latent_types[:, None]
-        start = image.expand(len(tokens), -1, -1)
+        start = image.expand(tokens.shape[0], -1, -1)
         if context_input_ids is not None and self.config.use_context:
             mask = mask_of(context_input_ids, context_attention_mask)
             hidden_states = self.text_projector(self.encode_text(context_input_ids, mask))
@@ -261,29 +151,71 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
             start = torch.where(mask.any(dim=1)[:, None, None], read, start)
         return self.perceiver(start, tokens), start
 
+    @standard_call
     def get_image_features(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         view_position_ids: torch.Tensor | None = None,
         context_input_ids: torch.Tensor | None = None,
         context_attention_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """(B, D) mean vision latents, not normalised.
+        vision_features: torch.Tensor | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Features of images, not normalised.
 
         Args:
             pixel_values: (B, 3, H, W).
             view_position_ids: (B,); unknown (0) by default.
             context_input_ids, context_attention_mask: (B, Lc) indication and history; a row of zeros has none.
+            vision_features: as in `encode_patches`.
+            output_hidden_states, output_attentions: give those of the vision encoder.
+        Returns:
+            `pooler_output` (B, D), the mean vision latent; `last_hidden_state` (B, Q, D), the vision latents.
         """
-        tokens, _ = self.encode_patches(pixel_values, view_position_ids)
-        return self.encode_image(tokens, context_input_ids, context_attention_mask)[0].mean(dim=1)
+        tokens, _, layers = self._patches(
+            pixel_values,
+            view_position_ids,
+            vision_features,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        latents, _ = self.encode_image(tokens, context_input_ids, context_attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=latents, pooler_output=latents.mean(dim=1), **layers)
 
-    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """(N, D) mean projected tokens of reports (N, L), padding left out; not normalised."""
+    @standard_call
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Features of reports (N, L), not normalised.
+
+        Args:
+            output_hidden_states, output_attentions: give those of the text encoder.
+        Returns:
+            `pooler_output` (N, D), the mean projected token, padding left out; `last_hidden_state` (N, L, D), the
+            projected tokens.
+        """
         mask = mask_of(input_ids, attention_mask)
-        hidden_states = self.text_projector(self.encode_text(input_ids, mask))
-        return masked_token_mean(hidden_states, mask)
+        outputs = self.run_text_encoder(
+            input_ids, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        tokens = self.text_projector(outputs.last_hidden_state)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens, pooler_output=masked_token_mean(tokens, mask), **layers_of(outputs)
+        )
 
+    def _text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        return self.get_text_features(
+            input_ids, attention_mask, output_hidden_states=False, output_attentions=False, return_dict=True
+        ).pooler_output
+
+    @standard_call
     def get_transcript_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -291,6 +223,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         features = first_tokens(self.encode_text, input_ids, mask_of(input_ids, attention_mask))
         return self.text_projector(features)
 
+    @standard_call
     def get_gaze_maps(
         self,
         pixel_values: torch.Tensor,
@@ -315,12 +248,21 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
             dim=-1
         )
 
+    @standard_call
     def gaze_logits(
         self, patch_features: torch.Tensor, transcript_features: torch.Tensor, image_index: torch.Tensor
     ) -> torch.Tensor:
         """(N, P) cosines x exp(logit_scale_gaze), float32."""
         return gaze_similarity(patch_features, transcript_features, image_index) * self.logit_scale_gaze.float().exp()
 
+    @standard_call
+    def contrastive_loss(
+        self, image_features: torch.Tensor, text_features: torch.Tensor, study_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`hybrid_positive_contrastive_loss` at the model's own temperature."""
+        return hybrid_positive_contrastive_loss(image_features, text_features, study_ids, self.logit_scale)
+
+    @standard_call
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -333,9 +275,13 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         transcript_attention_mask: torch.Tensor | None = None,
         transcript_image_index: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
-        **kwargs,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> CoGazeOutput:
-        """Encode images and, where given, their context, reports and transcripts.
+        """Encode images and, where given, their context, texts and transcripts.
 
         Args:
             pixel_values: (B, 3, H, W).
@@ -345,8 +291,21 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
             transcript_input_ids, transcript_attention_mask: (N, Lt) spoken sentences.
             transcript_image_index: (N,) each sentence's row in `pixel_values`.
             vision_features: (B, P or 1 + P, W) stored tokens of the frozen encoder, in place of `pixel_values`.
+            input_ids, attention_mask: (T, L) any number of prompts, what a processor makes of `text=`; in place of
+                reports.
+            output_hidden_states, output_attentions: give those of the vision encoder.
+
+        Raises:
+            ValueError: transcripts without their images; both reports and prompts.
+            TypeError: an unknown keyword.
         """
-        tokens, patches = self.encode_patches(pixel_values, view_position_ids, vision_features)
+        tokens, patches, layers = self._patches(
+            pixel_values,
+            view_position_ids,
+            vision_features,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
         vision_latents, context_latents = self.encode_image(tokens, context_input_ids, context_attention_mask)
         image_features = vision_latents.mean(dim=1)
         outputs = {
@@ -355,9 +314,15 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
             "vision_latents": vision_latents,
             "context_latents": context_latents,
             "patch_features": patches,
+            "pooler_output": image_features,
+            **layers,
         }
-        if report_input_ids is not None:
-            text_features = self.get_text_features(report_input_ids, report_attention_mask)
+        if report_input_ids is not None and input_ids is not None:
+            raise ValueError("input_ids and report_input_ids: both are texts to compare with; give one of them.")
+        if input_ids is None:
+            input_ids, attention_mask = report_input_ids, report_attention_mask
+        if input_ids is not None:
+            text_features = self._text_features(input_ids, attention_mask)
             logits = unit(image_features) @ unit(text_features).T * self.logit_scale.exp()
             outputs |= {
                 "text_embeds": unit(text_features),
@@ -365,7 +330,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
                 "logits_per_text": logits.T,
                 "text_features": text_features,
             }
-        if transcript_input_ids is not None and len(transcript_input_ids) > 0:
+        if transcript_input_ids is not None and transcript_input_ids.shape[0] > 0:
             if transcript_image_index is None:
                 raise ValueError("transcript_image_index: missing; give each transcript's row in pixel_values.")
             transcripts = self.get_transcript_features(transcript_input_ids, transcript_attention_mask)
@@ -388,6 +353,7 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
             self.report_classifier = nn.Linear(config.hidden_size, len(config.label_names))
         self.post_init()
 
+    @standard_call
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -403,7 +369,9 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
         labels: torch.Tensor | None = None,
         study_ids: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
-        **kwargs,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> CoGazePreTrainingOutput:
         """The losses that the inputs allow.
 
@@ -425,6 +393,9 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
             transcript_attention_mask,
             transcript_image_index,
             vision_features,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
         config = self.config
         vision_logits = report_logits = None
@@ -439,7 +410,7 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
         if vision_logits is not None and labels is not None:
             parts["classification"] = self._classification_loss(vision_logits, report_logits, labels)
         if config.gaze_loss is not None:
-            parts["gaze"] = self._gaze_loss(outputs.gaze_logits, gaze_targets, transcript_image_index)
+            parts["gaze"] = self._gaze_loss(outputs, gaze_targets, transcript_image_index)
         loss = sum(getattr(config, f"{name}_loss_scale") * part for name, part in parts.items()) if parts else None
         if loss is not None and self.training:
             loss = loss + self._zero(complete=outputs.text_features is not None and "classification" in parts)
@@ -452,6 +423,8 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
             text_embeds=outputs.text_embeds,
             logits_per_image=outputs.logits_per_image,
             gaze_logits=outputs.gaze_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
     def _contrastive_loss(self, image_features, text_features, study_ids):
@@ -461,7 +434,7 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
             joined = gather_with_grad(torch.cat([image_features, text_features], dim=-1).float())
             image_features, text_features = joined.chunk(2, dim=-1)
             study_ids = None if study_ids is None else gather_with_grad(study_ids)
-        return hybrid_positive_contrastive_loss(image_features, text_features, study_ids, self.cogaze.logit_scale)
+        return self.cogaze.contrastive_loss(image_features, text_features, study_ids)
 
     def _classification_loss(self, vision_logits, report_logits, labels):
         config = self.config
@@ -475,11 +448,12 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
         ]
         return sum(losses) / len(losses)
 
-    def _gaze_loss(self, gaze_logits, gaze_targets, image_index):
+    def _gaze_loss(self, outputs, gaze_targets, image_index):
         config = self.config
+        images, gaze_logits = outputs.image_features, outputs.gaze_logits
         if gaze_logits is None or gaze_targets is None:
-            gaze_logits = gaze_targets = self.cogaze.logit_scale_gaze.new_zeros(0, 1)
-            image_index = torch.zeros(0, dtype=torch.long, device=gaze_logits.device)
+            gaze_logits = gaze_targets = images.new_zeros(0, 1)
+            image_index = torch.zeros(0, dtype=torch.long, device=images.device)
         num_images = None
         if self.training:
             num_images = mean_over_processes(images_with_gaze(gaze_targets, image_index).float())
@@ -502,47 +476,10 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
         return zero_through(idle)
 
 
-class CoGazeForZeroShotImageClassification(CoGazePreTrainedModel):
-    """Scores images against prompts; what the `zero-shot-image-classification` pipeline runs."""
-
-    def __init__(self, config: CoGazeConfig):
-        super().__init__(config)
-        self.cogaze = CoGazeModel(config)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        view_position_ids: torch.Tensor | None = None,
-        context_input_ids: torch.Tensor | None = None,
-        context_attention_mask: torch.Tensor | None = None,
-        **kwargs,
-    ) -> CoGazeZeroShotOutput:
-        """Every image against every prompt.
-
-        Args:
-            input_ids, attention_mask: (L, T) prompts, tokenized as reports are.
-            pixel_values: (B, 3, H, W).
-            view_position_ids, context_input_ids, context_attention_mask: as in `CoGazeModel.forward`.
-        """
-        image_embeds = unit(
-            self.cogaze.get_image_features(pixel_values, view_position_ids, context_input_ids, context_attention_mask)
-        )
-        text_embeds = unit(self.cogaze.get_text_features(input_ids, attention_mask))
-        logits = image_embeds @ text_embeds.T * self.cogaze.logit_scale.exp()
-        return CoGazeZeroShotOutput(
-            logits_per_image=logits, logits_per_text=logits.T, image_embeds=image_embeds, text_embeds=text_embeds
-        )
-
-
 __all__ = [
     "CoGazeForPreTraining",
-    "CoGazeForZeroShotImageClassification",
     "CoGazeModel",
     "CoGazeOutput",
     "CoGazePreTrainedModel",
     "CoGazePreTrainingOutput",
-    "CoGazeZeroShotOutput",
 ]

@@ -1,11 +1,55 @@
-"""CoGaze (arXiv 2603.26049) fine-tuned: image classification and segmentation."""
+"""CoGaze (arXiv 2603.26049) at its tasks: zero-shot and fine-tuned image classification, segmentation."""
 
 import torch
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
+from .calls import standard_call
 from .configuration_cogaze import CoGazeConfig
 from .heads import ClassificationHead, DownstreamMixin, SegmentationHead
 from .modeling_cogaze import CoGazeForPreTraining, CoGazeModel, CoGazePreTrainedModel
+from .outputs import ZeroShotOutput, zero_shot_output
+
+
+class CoGazeForZeroShotImageClassification(CoGazePreTrainedModel):
+    """Scores images against prompts; what the `zero-shot-image-classification` pipeline runs."""
+
+    def __init__(self, config: CoGazeConfig):
+        super().__init__(config)
+        self.cogaze = CoGazeModel(config)
+        self.post_init()
+
+    @standard_call
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        view_position_ids: torch.Tensor | None = None,
+        context_input_ids: torch.Tensor | None = None,
+        context_attention_mask: torch.Tensor | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> ZeroShotOutput:
+        """Every image against every prompt.
+
+        Args:
+            input_ids, attention_mask: (L, T) prompts, tokenized as reports are.
+            pixel_values: (B, 3, H, W).
+            view_position_ids, context_input_ids, context_attention_mask: as in `CoGazeModel.forward`.
+        """
+        outputs = self.cogaze(
+            pixel_values,
+            view_position_ids,
+            context_input_ids,
+            context_attention_mask,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        return zero_shot_output(outputs)
 
 
 class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
@@ -21,6 +65,7 @@ class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
         self.classifier = ClassificationHead(config, config.hidden_size)
         self.post_init()
 
+    @standard_call
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -29,14 +74,17 @@ class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
         context_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
-        output_attentions: bool = False,
-        **kwargs,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> ImageClassifierOutput:
         """Logits (B, C), and the loss of `config.classifier_loss`.
 
         Args:
             labels: (B, C) of 0 and 1, NaN left out; or (B,) indices of exclusive classes, negative ones left out.
-            output_attentions: with attention pooling, give the weights (B, C, Q + P) of latents and patches.
+            output_hidden_states: give those of the vision encoder.
+            output_attentions: give those of the vision encoder and, with attention pooling, last of all the weights
+                (B, C, Q + P) of latents and patches.
 
         The rest as in `CoGazeModel.forward`; the context is used where it is given.
         """
@@ -46,9 +94,14 @@ class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
             context_input_ids,
             context_attention_mask,
             vision_features=vision_features,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
         tokens = torch.cat([outputs.vision_latents, outputs.patch_features], dim=1)
-        return self.classifier(outputs.image_features, tokens, labels, output_attentions)
+        return self.classifier(
+            outputs.image_features, tokens, labels, output_attentions, outputs.hidden_states, outputs.attentions
+        )
 
     @torch.no_grad()
     def take_disease_head(self, pretrained: CoGazeForPreTraining) -> list[str]:
@@ -85,6 +138,7 @@ class CoGazeForSemanticSegmentation(DownstreamMixin, CoGazePreTrainedModel):
         self.decode_head = SegmentationHead(config, config.num_latents, config.hidden_size)
         self.post_init()
 
+    @standard_call
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -93,7 +147,9 @@ class CoGazeForSemanticSegmentation(DownstreamMixin, CoGazePreTrainedModel):
         context_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
-        **kwargs,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> SemanticSegmenterOutput:
         """Logits (B, C, H, W) at the pixels' size, and the loss.
 
@@ -109,13 +165,22 @@ class CoGazeForSemanticSegmentation(DownstreamMixin, CoGazePreTrainedModel):
             context_input_ids,
             context_attention_mask,
             vision_features=vision_features,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
         size = self.config.image_size if pixel_values is None else pixel_values.shape[-2:]
-        return self.decode_head(outputs.vision_latents, outputs.patch_features, size, labels)
+        return self.decode_head(
+            outputs.vision_latents, outputs.patch_features, size, labels, outputs.hidden_states, outputs.attentions
+        )
 
 
 def _plain(name: str) -> str:
     return name.replace("_", " ").casefold()
 
 
-__all__ = ["CoGazeForImageClassification", "CoGazeForSemanticSegmentation"]
+__all__ = [
+    "CoGazeForImageClassification",
+    "CoGazeForSemanticSegmentation",
+    "CoGazeForZeroShotImageClassification",
+]

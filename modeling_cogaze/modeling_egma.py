@@ -1,19 +1,19 @@
 """EGMA (arXiv 2403.12416): a dual encoder whose patches and sentences are aligned by a radiologist's gaze."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .calls import layers_of, standard_call
 from .configuration_dual_encoder import vision_width
 from .configuration_egma import EgmaConfig
 from .distributed import gather_with_grad, world_size
-from .dual_encoder import DualEncoderMixin, DualEncoderPreTrainedModel, mask_of, masked_token_mean, unit, zero_through
+from .dual_encoder import DualEncoderMixin, DualEncoderPreTrainedModel, mask_of, masked_token_mean, zero_through
 from .encoders import build_text_encoder, build_vision_encoder, vision_tokens
-from .losses_cogaze import gaze_similarity
+from .losses_cogaze import gaze_similarity, unit
 from .losses_egma import (
     egf_loss,
     egm_loss,
@@ -25,56 +25,7 @@ from .losses_egma import (
     pad_sentences,
     sentence_counts,
 )
-
-
-@dataclass
-class EgmaOutput(ModelOutput):
-    """What `EgmaModel` computes; fields that need an input that was not given are None.
-
-    Args:
-        image_embeds (B, D): L2-normalised `image_features`.
-        text_embeds (B, D): the L2-normalised mean of an image's sentences; zero for an image without any.
-        logits_per_image (B, B): similarities of images and texts (`EgmaModel.similarity`) x inverse temperature.
-            `logits_per_text`: its transpose.
-        image_features (B, D): projected pooled image.
-        patch_features (B, P, D): projected patches, row by row.
-        sentence_features (N, D): one per transcript row.
-        gaze_logits (N, P): cosines of each row with its image's patches x inverse temperature.
-    """
-
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    logits_per_image: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    image_features: torch.Tensor | None = None
-    patch_features: torch.Tensor | None = None
-    sentence_features: torch.Tensor | None = None
-    gaze_logits: torch.Tensor | None = None
-
-
-@dataclass
-class EgmaPreTrainingOutput(ModelOutput):
-    """`loss`, its parts (detached) and the embeddings; `loss` is None without transcripts."""
-
-    loss: torch.Tensor | None = None
-    loss_clip: torch.Tensor | None = None
-    loss_mlce: torch.Tensor | None = None
-    loss_egf: torch.Tensor | None = None
-    loss_egm: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    logits_per_image: torch.Tensor | None = None
-    gaze_logits: torch.Tensor | None = None
-
-
-@dataclass
-class EgmaZeroShotOutput(ModelOutput):
-    """`logits_per_image` (B, L): similarities of B images and L prompts x inverse temperature, and the unit vectors."""
-
-    logits_per_image: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
+from .outputs import EgmaOutput, EgmaPreTrainingOutput
 
 
 class EgmaPreTrainedModel(DualEncoderPreTrainedModel):
@@ -114,31 +65,93 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
         Patches are taken before a final LayerNorm where the backbone has one; the pooled output comes after it. One
         linear layer projects both.
         """
-        outputs, grid_size = self.run_vision_encoder(pixel_values, output_hidden_states=True)
-        outputs.last_hidden_state = outputs.hidden_states[-1]
+        pooled, patches, _ = self._encode(pixel_values)
+        return pooled, patches
+
+    def _encode(self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **asked):
+        outputs, grid_size = self.run_vision_encoder(pixel_values, output_hidden_states=True, **asked)
+        layers = layers_of(outputs)
+        outputs.last_hidden_state = layers["hidden_states"][-1]
         pooled, patches = vision_tokens(outputs, math.prod(grid_size))
         if pooled is None:
             pooled = patches.mean(dim=1, keepdim=True)
         projected = self.vision_projection(torch.cat([pooled, patches], dim=1).to(self.dtype))
-        return projected[:, 0], projected[:, 1:]
+        if not output_hidden_states:
+            del layers["hidden_states"]
+        return projected[:, 0], projected[:, 1:], layers
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, D) projected pooled images (B, 3, H, W), not normalised."""
-        return self.encode_image(pixel_values)[0]
+    @standard_call
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Features of images (B, 3, H, W), not normalised.
 
+        Args:
+            output_hidden_states, output_attentions: give those of the vision encoder.
+        Returns:
+            `pooler_output` (B, D), the projected pooled image; `last_hidden_state` (B, P, D), the projected patches.
+        """
+        pooled, patches, layers = self._encode(pixel_values, output_hidden_states, output_attentions=output_attentions)
+        return BaseModelOutputWithPooling(last_hidden_state=patches, pooler_output=pooled, **layers)
+
+    @standard_call
     def get_patch_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, P, D) projected patches of (B, 3, H, W), row by row, not normalised."""
         return self.encode_image(pixel_values)[1]
 
-    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """(N, D) features of sentences (N, L): last hidden states' mean over layers and tokens present, projected."""
-        if len(input_ids) == 0:
-            return self.text_projection.weight.new_zeros(0, self.config.projection_dim)
-        mask = mask_of(input_ids, attention_mask)
-        layers = self.run_text_encoder(input_ids, mask, output_hidden_states=True).hidden_states
-        hidden_states = torch.stack(layers[-self.config.pooled_text_layers :]).mean(dim=0)
-        return self.text_projection(masked_token_mean(hidden_states, mask))
+    @standard_call
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Features of sentences (N, L), not normalised.
 
+        Args:
+            output_hidden_states, output_attentions: give those of the text encoder.
+        Returns:
+            `pooler_output` (N, D), the mean over the tokens present, projected; `last_hidden_state` (N, L, W), the last
+            hidden states' mean over layers, not projected.
+        """
+        mask = mask_of(input_ids, attention_mask)
+        if input_ids.shape[0] == 0:
+            dtype, config = self.dtype, self.config
+            return BaseModelOutputWithPooling(
+                last_hidden_state=mask.new_zeros(*mask.shape, config.text_config.hidden_size, dtype=dtype),
+                pooler_output=mask.new_zeros(0, config.projection_dim, dtype=dtype),
+            )
+        outputs = self.run_text_encoder(input_ids, mask, output_hidden_states=True, output_attentions=output_attentions)
+        layers = layers_of(outputs)
+        hidden_states = torch.stack(layers["hidden_states"][-self.config.pooled_text_layers :]).mean(dim=0)
+        if not output_hidden_states:
+            del layers["hidden_states"]
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=self.text_projection(masked_token_mean(hidden_states, mask)),
+            **layers,
+        )
+
+    def sentence_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, D) the pooled `get_text_features` alone."""
+        return self.get_text_features(
+            input_ids, attention_mask, output_hidden_states=False, output_attentions=False, return_dict=True
+        ).pooler_output
+
+    @standard_call
+    def gaze_logits(
+        self, patch_features: torch.Tensor, sentence_features: torch.Tensor, image_index: torch.Tensor
+    ) -> torch.Tensor:
+        """(N, P) cosines x inverse temperature, float32."""
+        return gaze_similarity(patch_features, sentence_features, image_index) * self.scale
+
+    @standard_call
     def get_gaze_maps(
         self,
         pixel_values: torch.Tensor,
@@ -157,8 +170,8 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
         """
         patches = self.get_patch_features(pixel_values)
         image_index = self.images_of_sentences(image_index, input_ids, patches)
-        sentences = self.get_text_features(input_ids, attention_mask)
-        return (gaze_similarity(patches, sentences, image_index) * self.scale).softmax(dim=-1)
+        sentences = self.sentence_features(input_ids, attention_mask)
+        return self.gaze_logits(patches, sentences, image_index).softmax(dim=-1)
 
     def similarity(
         self,
@@ -184,6 +197,7 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
             return unit(image_features) @ mean_sentence(unit(sentences), sentence_mask).T
         return sum(fine_grained_similarity(unit(patch_features), unit(sentences), sentence_mask)) / 2
 
+    @standard_call
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -191,9 +205,13 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
         transcript_attention_mask: torch.Tensor | None = None,
         transcript_image_index: torch.Tensor | None = None,
         transcript_is_full: torch.Tensor | None = None,
-        **kwargs,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> EgmaOutput:
-        """Encode images and, where given, their sentences.
+        """Encode images and, where given, their sentences or prompts.
 
         Args:
             pixel_values: (B, 3, H, W).
@@ -201,26 +219,43 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
             transcript_image_index: (N,) each sentence's row in `pixel_values`.
             transcript_is_full: (N,) bool; rows that are no sentence but a full transcript, and no part of the image's
                 text. By default there is none.
+            input_ids, attention_mask: (T, L) any number of prompts, what a processor makes of `text=`, each read as one
+                sentence; in place of transcripts.
+            output_hidden_states, output_attentions: give those of the vision encoder.
+
+        Raises:
+            ValueError: transcripts without their images; both transcripts and prompts.
+            TypeError: an unknown keyword.
         """
-        image_features, patch_features = self.encode_image(pixel_values)
+        image_features, patch_features, layers = self._encode(
+            pixel_values, output_hidden_states, output_attentions=output_attentions
+        )
         outputs = EgmaOutput(
-            image_embeds=unit(image_features), image_features=image_features, patch_features=patch_features
+            image_embeds=unit(image_features),
+            image_features=image_features,
+            patch_features=patch_features,
+            pooler_output=image_features,
+            **layers,
         )
-        if transcript_input_ids is None:
+        if transcript_input_ids is None and input_ids is None:
             return outputs
-        if transcript_image_index is None:
-            raise ValueError("transcript_image_index: missing; give each transcript's row in pixel_values.")
-        outputs.sentence_features = self.get_text_features(transcript_input_ids, transcript_attention_mask)
-        outputs.gaze_logits = (
-            gaze_similarity(patch_features, outputs.sentence_features, transcript_image_index) * self.scale
-        )
-        sentences, mask = padded_sentences(
-            outputs.sentence_features, transcript_image_index, transcript_is_full, len(pixel_values)
-        )
-        outputs.text_embeds = mean_sentence(unit(sentences), mask)
-        outputs.logits_per_image = (
-            self.similarity(image_features, patch_features, sentences, mask).to(self.dtype) * self.scale
-        )
+        outputs.logit_scale = self.scale
+        if input_ids is not None:
+            if transcript_input_ids is not None:
+                raise ValueError("input_ids and transcript_input_ids: both are texts; give one of them.")
+            sentences, mask = self.sentence_features(input_ids, attention_mask), None
+            outputs.text_embeds = unit(sentences)
+        else:
+            if transcript_image_index is None:
+                raise ValueError("transcript_image_index: missing; give each transcript's row in pixel_values.")
+            outputs.sentence_features = self.sentence_features(transcript_input_ids, transcript_attention_mask)
+            outputs.gaze_logits = self.gaze_logits(patch_features, outputs.sentence_features, transcript_image_index)
+            sentences, mask = padded_sentences(
+                outputs.sentence_features, transcript_image_index, transcript_is_full, pixel_values.shape[0]
+            )
+            outputs.text_embeds = mean_sentence(unit(sentences), mask)
+        similarity = self.similarity(image_features, patch_features, sentences, mask)
+        outputs.logits_per_image = similarity.to(self.dtype) * outputs.logit_scale
         outputs.logits_per_text = outputs.logits_per_image.T
         return outputs
 
@@ -237,6 +272,7 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
         self.egma = EgmaModel(config)
         self.post_init()
 
+    @standard_call
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -246,7 +282,9 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
         transcript_is_full: torch.Tensor | None = None,
         gaze_targets: torch.Tensor | None = None,
         study_ids: torch.Tensor | None = None,
-        **kwargs,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> EgmaPreTrainingOutput:
         """The losses of `config.losses`.
 
@@ -263,12 +301,17 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
             transcript_attention_mask,
             transcript_image_index,
             transcript_is_full,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
         result = EgmaPreTrainingOutput(
             image_embeds=outputs.image_embeds,
             text_embeds=outputs.text_embeds,
             logits_per_image=outputs.logits_per_image,
             gaze_logits=outputs.gaze_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
         if outputs.sentence_features is None:
             return result
@@ -280,7 +323,7 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
             if gaze_targets is None
             else gaze_targets,
         }
-        parts = self._losses(outputs.image_features, outputs.patch_features, rows, study_ids)
+        parts = self._losses(outputs, rows, study_ids)
         result.loss = sum(parts.values()) + self._idle(outputs)
         for name, part in parts.items():
             result[f"loss_{name}"] = part.detach()
@@ -294,8 +337,9 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
             zero = zero + zero_through([*egma.text_model.parameters(), *egma.text_projection.parameters()])
         return zero
 
-    def _losses(self, images, patches, rows, study_ids) -> dict[str, torch.Tensor]:
-        config, scale = self.config, self.egma.scale
+    def _losses(self, outputs: EgmaOutput, rows: dict, study_ids) -> dict[str, torch.Tensor]:
+        config, scale = self.config, outputs.logit_scale
+        images, patches = outputs.image_features, outputs.patch_features
         study_ids = study_ids if config.contrastive_targets == "hybrid" else None
         # Empty sentences are filled before anything is gathered: their transcript stands behind them here.
         strengths = gaze_strengths(fill_empty_targets(rows["targets"], rows["index"], rows["is_full"]))
@@ -331,39 +375,6 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
         return {name: losses[name]() for name in config.losses}
 
 
-class EgmaForZeroShotImageClassification(EgmaPreTrainedModel):
-    """Scores images against prompts; what the `zero-shot-image-classification` pipeline runs."""
-
-    def __init__(self, config: EgmaConfig):
-        super().__init__(config)
-        self.egma = EgmaModel(config)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs,
-    ) -> EgmaZeroShotOutput:
-        """Every image against every prompt.
-
-        Args:
-            input_ids, attention_mask: (L, T) prompts, each read as one sentence.
-            pixel_values: (B, 3, H, W).
-        """
-        image_features, patch_features = self.egma.encode_image(pixel_values)
-        text_features = self.egma.get_text_features(input_ids, attention_mask)
-        similarity = self.egma.similarity(image_features, patch_features, text_features)
-        logits = similarity.to(image_features.dtype) * self.egma.scale
-        return EgmaZeroShotOutput(
-            logits_per_image=logits,
-            logits_per_text=logits.T,
-            image_embeds=unit(image_features),
-            text_embeds=unit(text_features),
-        )
-
-
 def mean_sentence(sentences: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(T, D) unit vectors: the mean of each text's sentences (T, S, D) that `mask` (T, S) keeps; zero where none is."""
     return unit((sentences * mask[..., None]).sum(dim=1))
@@ -393,10 +404,8 @@ def _images_before(images: int, device: torch.device) -> torch.Tensor:
 
 __all__ = [
     "EgmaForPreTraining",
-    "EgmaForZeroShotImageClassification",
     "EgmaModel",
     "EgmaOutput",
     "EgmaPreTrainedModel",
     "EgmaPreTrainingOutput",
-    "EgmaZeroShotOutput",
 ]

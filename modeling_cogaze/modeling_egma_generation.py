@@ -6,7 +6,6 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .configuration_egma import EgmaConfig
 from .dual_encoder import grad_unless_frozen
-from .losses_cogaze import gaze_similarity
 from .modeling_egma import EgmaModel, EgmaPreTrainedModel
 from .report_generation import EncodedImages, ReportGenerationMixin
 
@@ -43,8 +42,8 @@ class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
         image_index: torch.Tensor,
     ) -> torch.Tensor:
         """(N, P) distributions over the patches (B, P, D) for sentences (N, L), as `EgmaModel.get_gaze_maps`."""
-        sentences = self.egma.get_text_features(input_ids, attention_mask)
-        return (gaze_similarity(patch_features, sentences, image_index) * self.egma.scale).softmax(dim=-1)
+        sentences = self.egma.sentence_features(input_ids, attention_mask)
+        return self.egma.gaze_logits(patch_features, sentences, image_index).softmax(dim=-1)
 
     def forward(
         self,

@@ -294,12 +294,12 @@ class ReportModel:
         return {name: share if known else None for name, share, known in zip(names, shares, seen, strict=True)}
 
     def _image_embedding(self, study: Study, context: Context) -> torch.Tensor:
-        features = self.encoder.get_image_features(**self._inputs(study, context, self.processor))
+        features = self.encoder.get_image_features(**self._inputs(study, context, self.processor)).pooler_output
         return normalize(features.float(), dim=-1)[0]
 
     def _embed(self, texts: Sequence[str]) -> torch.Tensor:
         tokens = self.processor(text=list(texts)).to(self.device)
-        features = self.encoder.get_text_features(tokens["input_ids"], tokens["attention_mask"])
+        features = self.encoder.get_text_features(**tokens).pooler_output
         return normalize(features.float(), dim=-1)
 
     def _observation_prototypes(self) -> tuple[list[str], torch.Tensor]:

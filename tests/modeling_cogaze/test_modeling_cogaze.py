@@ -111,9 +111,9 @@ def test_features_are_those_of_forward(model, batch):
         batch["view_position_ids"],
         batch["context_input_ids"],
         batch["context_attention_mask"],
-    )
+    ).pooler_output
     torch.testing.assert_close(image, outputs.image_features)
-    text = model.cogaze.get_text_features(batch["report_input_ids"], batch["report_attention_mask"])
+    text = model.cogaze.get_text_features(batch["report_input_ids"], batch["report_attention_mask"]).pooler_output
     torch.testing.assert_close(text, outputs.text_features)
     maps = model.cogaze.get_gaze_maps(
         batch["pixel_values"],
@@ -156,7 +156,9 @@ def test_what_padding_holds_and_on_which_side_it_is_changes_nothing(model, confi
 
 
 def test_context_view_position_and_text_reach_the_outputs(model, batch):
-    features = model.cogaze.get_image_features
+    def features(*args, **kwargs):
+        return model.cogaze.get_image_features(*args, **kwargs).pooler_output
+
     context = {name: batch[name] for name in ("context_input_ids", "context_attention_mask")}
     plain = features(batch["pixel_values"])
     moved = (features(batch["pixel_values"], **context) - plain).abs().amax(dim=1)
@@ -387,8 +389,8 @@ def test_saving_and_loading_gives_the_same_outputs(model, batch, tmp_path):
         assert isinstance(loaded, kind)
         assert not report["missing_keys"]
         base = getattr(loaded, "cogaze", loaded)
-        expected = model.cogaze.get_image_features(batch["pixel_values"])
-        assert base.get_image_features(batch["pixel_values"]).equal(expected)
+        expected = model.cogaze.get_image_features(batch["pixel_values"]).pooler_output
+        assert base.get_image_features(batch["pixel_values"]).pooler_output.equal(expected)
 
 
 def test_a_base_checkpoint_opens_for_pretraining(config, tmp_path):

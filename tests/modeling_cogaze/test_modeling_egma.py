@@ -108,7 +108,9 @@ def test_losses_are_those_of_the_equations_file(model):
     with torch.no_grad():
         outputs = model(**batch)
         _, patches = model.egma.encode_image(batch["pixel_values"])
-        rows = model.egma.get_text_features(batch["transcript_input_ids"], batch["transcript_attention_mask"])
+        rows = model.egma.get_text_features(
+            batch["transcript_input_ids"], batch["transcript_attention_mask"]
+        ).pooler_output
     unit = torch.nn.functional.normalize
     targets = batch["gaze_targets"].clone()
     targets[1] = targets[2]  # looked nowhere: its reading's transcript
@@ -162,7 +164,7 @@ def test_zero_shot_scores_are_similarities_of_single_sentences(similarity):
     with torch.no_grad():
         logits = model(prompts[0], batch["pixel_values"], prompts[1]).logits_per_image
         image, patches = model.egma.encode_image(batch["pixel_values"])
-        text = model.egma.get_text_features(*prompts)
+        text = model.egma.get_text_features(*prompts).pooler_output
     cosine = torch.cosine_similarity(patches[:, :, None], text, dim=-1)  # (B, P, L)
     expected = (cosine.mean(dim=1) + cosine.amax(dim=1)) / 2
     if similarity == "global":
@@ -244,8 +246,8 @@ def test_checkpoint_opens_with_every_auto_class(model, tmp_path):
         assert again(**batch).loss.item() == model(**batch).loss.item()
         encoder = AutoModel.from_pretrained(tmp_path)
         assert isinstance(encoder, EgmaModel)
-        features = encoder.get_image_features(batch["pixel_values"])
-        torch.testing.assert_close(features, model.egma.get_image_features(batch["pixel_values"]))
+        features = encoder.get_image_features(batch["pixel_values"]).pooler_output
+        torch.testing.assert_close(features, model.egma.get_image_features(batch["pixel_values"]).pooler_output)
         zero_shot = AutoModelForZeroShotImageClassification.from_pretrained(tmp_path)
         assert zero_shot(pixel_values=batch["pixel_values"], **prompts).logits_per_image.shape == (4, 8)
 
@@ -262,7 +264,7 @@ pixels = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
 ids = torch.arange(1, 7)[None]
 assert "modeling_cogaze" not in sys.modules
 with torch.no_grad():
-    values = model.get_image_features(pixels)[0], zero_shot(ids, pixels).logits_per_image[0]
+    values = model.get_image_features(pixels).pooler_output[0], zero_shot(ids, pixels).logits_per_image[0]
 print(json.dumps([value.tolist() for value in values]))
 """
     run = subprocess.run(
@@ -276,9 +278,9 @@ print(json.dumps([value.tolist() for value in values]))
     features, logits = json.loads(run.stdout.splitlines()[-1])
     pixels = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
     with torch.no_grad():
-        expected = model.egma.get_image_features(pixels)[0]
+        expected = model.egma.get_image_features(pixels).pooler_output[0]
         image, patches = model.egma.encode_image(pixels)
-        text = model.egma.get_text_features(torch.arange(1, 7)[None])
+        text = model.egma.get_text_features(torch.arange(1, 7)[None]).pooler_output
         expected_logits = model.egma.similarity(image, patches, text)[0] * model.egma.scale
     assert features == pytest.approx(expected.tolist(), abs=1e-5)
     assert logits == pytest.approx(expected_logits.tolist(), abs=1e-3)

@@ -101,10 +101,10 @@ def test_the_zero_shot_pipeline(zero_shot_folder):
     model = AutoModelForZeroShotImageClassification.from_pretrained(zero_shot_folder).cogaze
     pixels = classify.image_processor(images=[image], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        features = model.get_image_features(pixels)
+        features = model.get_image_features(pixels).pooler_output
         for prompt in prompts:
             ids = classify.tokenizer(f"[CLS] [FINDINGS] {prompt}", add_special_tokens=False, return_tensors="pt")
-            cosine = torch.cosine_similarity(features, model.get_text_features(ids["input_ids"]))
+            cosine = torch.cosine_similarity(features, model.get_text_features(ids["input_ids"]).pooler_output)
             scores[prompt] /= (cosine / 0.07).exp().item()
     # The scores are the softmax of cosine / temperature: dividing by its numerator leaves one constant.
     first, *others = scores.values()

@@ -41,7 +41,8 @@ class Scorer:
             pixels = batch["pixel_values"]
             batch["pixel_values"] = torch.zeros_like(pixels) if condition == "context_blank_image" else pixels
             names = ("pixel_values", "view_position_ids", "context_input_ids", "context_attention_mask")
-            embeds.append(self.model.get_image_features(**{name: batch[name] for name in names if name in batch}))
+            inputs = {name: batch[name] for name in names if name in batch}
+            embeds.append(self.model.get_image_features(**inputs).pooler_output)
         return _unit(torch.cat(embeds))
 
     @torch.no_grad()
@@ -51,7 +52,7 @@ class Scorer:
         for start in range(0, len(texts), self.batch_size):
             tokens = self.processor(text=texts[start : start + self.batch_size], return_tensors="pt")
             tokens = tokens.to(self.model.device)
-            embeds.append(self.model.get_text_features(tokens["input_ids"], tokens["attention_mask"]))
+            embeds.append(self.model.get_text_features(**tokens).pooler_output)
         return _unit(torch.cat(embeds))
 
     def embed_classes(self, prompts: list[list[str]]) -> np.ndarray:

@@ -53,7 +53,7 @@ def activation_maps(model, inputs: dict[str, torch.Tensor], columns: torch.Tenso
 @torch.no_grad()
 def pooling_attention(model, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> np.ndarray:
     """(B, rows, columns) the weights of the patches for one label for each image, of a head that pools by attention."""
-    (weights,) = model(**inputs, output_attentions=True).attentions
+    *_, weights = model(**inputs, output_attentions=True).attentions
     return _over_patches(model, weights[torch.arange(len(columns)), columns])
 
 

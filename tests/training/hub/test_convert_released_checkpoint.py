@@ -234,7 +234,7 @@ def test_egma_weights_give_patches_pooled_image_and_sentences(parts, tmp_path):
     torch.testing.assert_close(patch_features[0], patches @ project, **CLOSE)
     states = torch.stack(released.bert(weights, "text_model.model.", torch.tensor(REPORT))[-4:])
     sentence = states.mean(dim=(0, 1)) @ weights["text_model.projection_head.weight"].T
-    torch.testing.assert_close(model.egma.get_text_features(torch.tensor([REPORT]))[0], sentence, **CLOSE)
+    torch.testing.assert_close(model.egma.get_text_features(torch.tensor([REPORT])).pooler_output[0], sentence, **CLOSE)
     assert model.egma.logit_scale.item() == pytest.approx(2.7)
 
 

@@ -77,8 +77,8 @@ with torch.no_grad():
                 inputs["view_position_ids"],
                 inputs["context_input_ids"],
                 inputs["context_attention_mask"],
-            ),
-            "texts": model.get_text_features(inputs["input_ids"], inputs["attention_mask"]),
+            ).pooler_output,
+            "texts": model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output,
         },
         sys.argv[3],
     )
@@ -279,8 +279,8 @@ def test_the_cards_three_lines_open_it_without_the_package(opened, checkpoints, 
     )
     names = ("pixel_values", "view_position_ids", "context_input_ids", "context_attention_mask")
     with torch.no_grad():
-        image = model.get_image_features(**{name: inputs[name] for name in names})
-        texts = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        image = model.get_image_features(**{name: inputs[name] for name in names}).pooler_output
+        texts = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
     torch.testing.assert_close(features["image"], image, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(features["texts"], texts, rtol=1e-4, atol=1e-5)
 

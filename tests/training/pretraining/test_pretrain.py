@@ -34,7 +34,7 @@ def test_checkpoint_opens_through_auto_classes(two_epochs, small_phantom):
     processor = AutoProcessor.from_pretrained(folder)
     batch = processor.collate([small_phantom[0], small_phantom[1]])
     with torch.no_grad():
-        embeds = model.get_image_features(batch["pixel_values"])
+        embeds = model.get_image_features(batch["pixel_values"]).pooler_output
     assert embeds.shape == (2, 32)
     assert embeds.isfinite().all()
 
