@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ...reports import split_sentences
+from ...reports import sentence_spans, split_sentences
 
 
 def grounded_text(phrases: Sequence[tuple[str, Sequence[tuple[str, list[float]]]]]) -> tuple[str, list[dict]]:
@@ -15,13 +15,19 @@ def grounded_text(phrases: Sequence[tuple[str, Sequence[tuple[str, list[float]]]
     Returns:
         (findings, regions), as in the record schema.
     """
-    text, regions = "", []
-    for phrase, boxes in phrases:
-        phrase, sentence = " ".join(phrase.split()), -1
-        if split_sentences(phrase):
-            before = len(split_sentences(text))
-            text = f"{text} {phrase}{'' if phrase.endswith(('.', '?', '!')) else '.'}".strip()
-            # A phrase that reads on from the one before it is grounded at that sentence.
-            sentence = min(before, len(split_sentences(text)) - 1)
+    text, begins = "", []
+    for phrase, _ in phrases:
+        phrase = " ".join(phrase.split())
+        if not split_sentences(phrase):
+            begins.append(None)
+            continue
+        text += " " * bool(text)
+        begins.append(len(text))
+        text += phrase if phrase.endswith((".", "?", "!")) else f"{phrase}."
+    # Where a sentence ends is told by the whole text: "Dr." and the like read on.
+    ends = [end for _, _, end in sentence_spans(text)]
+    regions = []
+    for begin, (_, boxes) in zip(begins, phrases, strict=True):
+        sentence = -1 if begin is None else next((place for place, end in enumerate(ends) if end > begin), -1)
         regions += [{"label": label, "box": box, "mask": None, "sentence": sentence} for label, box in boxes]
     return text, regions
