@@ -5,17 +5,17 @@ cogaze demo --output_dir outputs/demo
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from processing.datasets.phantom.loading import load_phantom, load_phantom_gallery
 from processing.datasets.sources.nih import MINI_COLUMNS, load_nih
-from training.evaluation.alignment import PROMPTS, against_normal, evaluate, read_prompts
+from training.evaluation.alignment import PROMPTS, against_normal, facts, measure, read_prompts
 from training.evaluation.scorers import Scorer, load_scorer
 from training.evaluation.shortcuts import shortcut_auroc
 from training.experiments.demo_report import demo_reports
 from training.figures.pictures import draw_gaze
+from training.metrics.scores import Score, from_json, to_json
 from training.pretraining.training import pretrain
 from training.runs.command_line import CommandParser
 from training.runs.files import CONFIGS, write_json
@@ -43,42 +43,39 @@ def main(argv: list[str] | None = None) -> dict:
     step(f"Scoring {len(splits['test'])} radiographs of unseen patients")
     scorer = load_scorer(str(checkpoint))
     prompts = read_prompts(PROMPTS)
-    metrics = evaluate(scorer, **splits, gallery=gallery, prompts=prompts)
+    scores = measure(scorer, **splits, gallery=gallery, prompts=prompts)
     step("Checking that no shortcut solves the task")
-    metrics |= shortcut_auroc(splits["train"], splits["test"])
+    scores |= shortcut_auroc(splits["train"], splits["test"])
     draw_gaze(scorer, splits["test"], arguments.output_dir / "gaze.png")
-    real = score_real_radiographs(scorer, prompts)
-    metrics |= real
-    metrics["minutes"] = (time.monotonic() - start) / 60
+    scores |= score_real_radiographs(scorer, prompts)
+    minutes = (time.monotonic() - start) / 60
+    metrics = {"scores": to_json(scores.values())} | facts(scorer, splits["test"]) | {"minutes": minutes}
     write_json(arguments.output_dir / "metrics.json", metrics)
     print(summary(metrics, arguments.output_dir))
     demo_reports(checkpoint, splits["train"], splits["test"], arguments.output_dir, step)
     return metrics
 
 
-def score_real_radiographs(scorer: Scorer, prompts: dict) -> dict:
+def score_real_radiographs(scorer: Scorer, prompts: dict) -> dict[str, Score]:
     """Pneumonia against no finding on real radiographs (NIH ChestX-ray14), zero-shot; nothing if they are absent."""
     root = Path(os.environ.get("COGAZE_REAL_DATA", REAL_DATA)) / "nih_mini"
     if not root.is_dir():
         return {}
     dataset = load_nih(root, table="val.csv", columns=MINI_COLUMNS)
     found = against_normal(scorer, dataset, "Pneumonia", prompts["classes"], rounds=200)
-    return {
-        "real_pneumonia_auroc": found["zero_shot_macro_auroc"],
-        "real_pneumonia_auroc_interval": found["zero_shot_macro_auroc_interval"],
-        "real_pneumonia_auroc_chance": 0.5,
-        "real_radiographs": {"pneumonia": found["positives"], "no finding": found["negatives"]},
-    }
+    score = replace(found["zero_shot_pneumonia_auroc"], name="real_pneumonia_auroc")
+    return {score.name: score}
 
 
 def summary(metrics: dict, output_dir: Path) -> str:
-    def line(name, key, reference):
-        low, high = metrics.get(f"{key}_interval", (np.nan, np.nan))
-        interval = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
-        return f"  {name:<52} {metrics[key]:.3f}{interval}   {reference}"
+    scores = from_json(metrics["scores"])
 
-    pointing = max(metrics["gaze_pointing_game_mean_map"], metrics["gaze_pointing_game_sentence_type_map"])
-    grounding = max(metrics["grounding_pointing_game_mean_map"], metrics["grounding_pointing_game_sentence_type_map"])
+    def line(title, name, reference):
+        return f"  {title:<52} {scores[name].shown()}   {reference}"
+
+    def best_baseline(name):
+        return f"best baseline {max(scores[name].baselines.values()):.3f}"
+
     lines = [
         f"Measured on {metrics['measured_on']}",
         line("zero-shot macro AUROC, image alone", "zero_shot_macro_auroc", "chance 0.500"),
@@ -87,14 +84,14 @@ def summary(metrics: dict, output_dir: Path) -> str:
         line(
             "image-to-report P@1, balanced gallery of 5 findings",
             "retrieval_image_to_report_p@1",
-            f"chance {metrics['retrieval_image_to_report_p@1_chance']:.3f}",
+            f"chance {scores['retrieval_image_to_report_p@1'].chance:.3f}",
         ),
-        line("gaze pointing game", "gaze_pointing_game", f"best baseline {pointing:.3f}, chance 0.250"),
-        line("phrase grounding, pointing game", "grounding_pointing_game", f"best baseline {grounding:.3f}"),
+        line("gaze pointing game", "gaze_pointing_game", f"{best_baseline('gaze_pointing_game')}, chance 0.250"),
+        line("phrase grounding, pointing game", "grounding_pointing_game", best_baseline("grounding_pointing_game")),
         line("shortcut: 32x32 pixels", "shortcut_pixels_auroc", "a linear model; at most 0.80"),
         line("shortcut: words of indication and history", "shortcut_context_auroc", "a linear model; 0.55 to 0.70"),
     ]
-    if "real_pneumonia_auroc" in metrics:
+    if "real_pneumonia_auroc" in scores:
         lines += [
             "Real radiographs (NIH ChestX-ray14; the model has seen rendered ones alone):",
             line("pneumonia against no finding, zero-shot AUROC", "real_pneumonia_auroc", "chance 0.500"),

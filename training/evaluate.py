@@ -4,27 +4,34 @@
 
 What is measured follows from the checkpoint's architecture: alignment, gaze, grounding and the disease head of a dual
 encoder; AUROC and F1 of a classifier; Dice of a segmentation model; report metrics of a generator. What cannot be
-measured is listed with the reason. Writes `evaluation.json` and `evaluation.md`; published numbers
-(training/configs/evaluation/published.yaml) are cited, never measured here.
+measured is listed with the reason; `--only alignment classes` and the like measures parts. Writes `evaluation.json` and
+`evaluation.md`; published numbers (training/configs/evaluation/published.yaml) are cited, never measured here.
 """
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
+from processing.datasets.phantom.loading import load_phantom_gallery
 from processing.datasets.records import facts_of, label_names
 from training.data.checking import keep_good_records
+from training.data.feature_cache import weights_fingerprint
 from training.data.loading import load_data
 from training.downstream.classifiers import finetune_record
 from training.downstream.subsets import check_patients_apart
-from training.evaluation.kinds import KINDS, Evaluation, Score, phantom_gallery
+from training.evaluation.evaluation import Evaluation
+from training.evaluation.parts import KNOWN, PARTS, chosen_parts, measure, reads
+from training.evaluation.prompts import CLASS_PROMPTS, PROMPTS
+from training.evaluation.titles import described
+from training.metrics.scores import Score, to_json
 from training.runs.command_line import mapping, parse_arguments
 from training.runs.files import read_json, write_json, write_text
 from training.runs.provenance import measured_on
-from training.runs.tables import markdown_table, with_interval
+from training.runs.tables import markdown_table
 
 CITED = (
     "Published numbers are cited from the papers named in training/configs/evaluation/published.yaml: other "
@@ -35,9 +42,12 @@ PHANTOM_SPLITS = {"validation": {"split": "validation", "size": 200}, "train": {
 
 
 @dataclass
-class EvaluateAllArguments:
-    checkpoint: str = field(metadata={"help": "a checkpoint of any kind, with its processor: folder or Hub id"})
+class EvaluateArguments:
+    checkpoint: str = field(metadata={"help": "of any kind, with its processor: folder or Hub id"})
     data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
+    only: list[str] | None = field(
+        default=None, metadata={"help": f"parts of {', '.join(PARTS)}; by default all but shortcuts"}
+    )
     validation_data: str | None = field(
         default=None,
         metadata={
@@ -46,9 +56,24 @@ class EvaluateAllArguments:
     )
     train_data: str | None = field(
         default=None,
-        metadata={"help": "JSON: a dual encoder's gaze baselines are averaged over it; of the phantom its split"},
+        metadata={
+            "help": "JSON: gaze baselines are averaged over it, and shortcuts fitted on it; of the phantom its split"
+        },
+    )
+    gallery_data: str | None = field(
+        default=None, metadata={"help": "JSON: a balanced gallery of single findings; the phantom's own if absent"}
     )
     gallery_per_class: int = field(default=40, metadata={"help": "studies of each class in the phantom's gallery"})
+    classes: list[str] | None = field(default=None, metadata={"help": "the gallery's, told apart; its own if absent"})
+    prompts: str = field(default=str(PROMPTS), metadata={"help": "YAML file of prompts of findings"})
+    class_prompts: str = field(
+        default=str(CLASS_PROMPTS), metadata={"help": "YAML file of combinations and queries of exclusive classes"}
+    )
+    prompts_per_class: int = field(default=50, metadata={"help": "combinations drawn for each class; 0 = all"})
+    ensembles: list[str] = field(
+        default_factory=lambda: ["max", "mean"], metadata={"help": "over an EGMA class's prompts: max, mean"}
+    )
+    seed: int = field(default=0, metadata={"help": "of the combinations that are drawn"})
     no_context: bool | None = field(
         default=None,
         metadata={"help": "True: heads and generators read no indication and history; as in fine-tuning if absent"},
@@ -57,78 +82,112 @@ class EvaluateAllArguments:
         default=None, metadata={"help": "families of report metrics; those of the checkpoint's kind if absent"}
     )
     batch_size: int = 32
-    bootstrap: int = field(default=200, metadata={"help": "rounds of the bootstrap over patients"})
+    bootstrap: int = field(default=200, metadata={"help": "rounds of the bootstrap over patients; 0 = no intervals"})
     device: str = "cpu"
-    output_dir: str | None = field(default=None, metadata={"help": "of evaluation.json and .md; the model's if absent"})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "of evaluation.json and .md; the checkpoint's if absent"}
+    )
 
 
 def main(argv: list[str] | None = None) -> dict:
     """
     Raises:
-        ValueError: a model that cannot be found or is of no known kind; data without usable records; a patient of
-            theirs in validation or train; validation of other label names.
+        ValueError: a checkpoint that cannot be found or is of no known kind; data without usable records; a patient of
+            theirs in validation or train; validation of other label names; an unknown part.
     """
-    (arguments,) = parse_arguments((EvaluateAllArguments,), argv, __doc__)
+    (arguments,) = parse_arguments((EvaluateArguments,), argv, __doc__)
     output = arguments.output_dir or arguments.checkpoint
     if arguments.output_dir is None and not Path(arguments.checkpoint).is_dir():
         raise ValueError(f"output_dir: missing; {arguments.checkpoint} is no folder to write into.")
+    parts = chosen_parts(arguments.only)
     architecture = read_architecture(arguments.checkpoint)
     processor = AutoProcessor.from_pretrained(arguments.checkpoint)
-    kind = next(KINDS[ending] for ending in KINDS if architecture.endswith(ending))
     record = finetune_record(arguments.checkpoint)
     data, skipped = usable_records(arguments.data, "data", processor)
-    facts = facts_of(data)
-    on_phantom = facts.get("source") == "phantom"
-    options = mapping(arguments.data, "data")
-    others = {}
-    for split in [name for name in kind.reads if name != "gallery"]:
-        spec = getattr(arguments, f"{split}_data")
-        own_thresholds = split == "validation" and record.get("thresholds")
-        if spec is None and on_phantom and facts.get("split") != split and not own_thresholds:
-            spec = options | PHANTOM_SPLITS[split]
-        if spec is not None:
-            others[split], _ = usable_records(spec, f"{split}_data", processor)
-            check_patients_apart({"data": data["patient_id"], f"{split}_data": others[split]["patient_id"]})
-    if "validation" in others and label_names(others["validation"]) != label_names(data):
-        raise ValueError("validation_data: its label names differ from those of data.")
-    if "gallery" in kind.reads and on_phantom:
-        others["gallery"] = phantom_gallery(options, arguments.gallery_per_class)
-    elif "gallery" in kind.reads and "classes" in facts:
-        others |= {"gallery": data, "classes": facts["classes"]}
-
+    others = other_data(arguments, data, reads(architecture, parts), processor, bool(record.get("thresholds")))
     recorded = record.get("settings", {}).get("no_context")
+    no_context = recorded if arguments.no_context is None else arguments.no_context
     evaluation = Evaluation(
+        arguments.checkpoint,
         data,
         **others,
-        use_context=not (recorded if arguments.no_context is None else arguments.no_context),
+        prompts=arguments.prompts,
+        class_prompts=arguments.class_prompts,
+        prompts_per_class=arguments.prompts_per_class or None,
+        ensembles=arguments.ensembles,
+        seed=arguments.seed,
+        use_context=not no_context,
         metrics=arguments.metrics,
         rounds=arguments.bootstrap,
         batch_size=arguments.batch_size,
         device=arguments.device,
     )
-    if arguments.no_context is None and recorded is None:
-        evaluation.notes.append("Heads and generators read indication and history: --no_context True leaves them out.")
-    if facts.get("split") in (None, "train"):
-        of = "the training split" if facts.get("split") else "no one split"
-        evaluation.notes.append(f"The images are of {of}: the checkpoint may have been trained on these patients.")
-    evaluation.notes += seen_before(arguments.checkpoint, record.get("settings", {}), facts)
-    kind.measure(arguments.checkpoint, evaluation)
-    result = {
-        "model": Path(arguments.checkpoint).name if Path(arguments.checkpoint).is_dir() else arguments.checkpoint,
-        "architecture": architecture,
-        "test_data": {name: facts.get(name) for name in ("source", "split", "sample")},
-        "images": len(data),
-        "skipped_records": skipped,
-        "bootstrap": arguments.bootstrap,
-        "scores": {title: asdict(score) for title, score in evaluation.scores.items()},
-        "not_measured": evaluation.not_measured,
-        "notes": evaluation.notes,
-        "measured_on": measured_on(data),
-    }
-    table = markdown(result, evaluation.scores)
+    evaluation.notes += notes(arguments.checkpoint, record, facts_of(data), no_context is None)
+    measure(evaluation, architecture, parts)
+    result = summary(evaluation, architecture, skipped)
+    table = markdown(result, evaluation.scores.values())
     write_json(Path(output) / "evaluation.json", result)
     write_text(Path(output) / "evaluation.md", table)
     print(table)
+    return result
+
+
+def other_data(arguments, data: Dataset, wanted: set[str], processor, own_thresholds: bool) -> dict:
+    """Fields of an `Evaluation` beside the data: what is given, or goes with a phantom or a sample."""
+    facts, options = facts_of(data), mapping(arguments.data, "data")
+    on_phantom = facts.get("source") == "phantom"
+    found: dict = {}
+    for split in sorted(wanted - {"gallery"}):
+        spec = getattr(arguments, f"{split}_data")
+        kept = split == "validation" and own_thresholds
+        if spec is None and on_phantom and facts.get("split") != split and not kept:
+            spec = options | PHANTOM_SPLITS[split]
+        if spec is not None:
+            found[split], _ = usable_records(spec, f"{split}_data", processor)
+            check_patients_apart({"data": data["patient_id"], f"{split}_data": found[split]["patient_id"]})
+    if "validation" in found and label_names(found["validation"]) != label_names(data):
+        raise ValueError("validation_data: its label names differ from those of data.")
+    if "gallery" in wanted:
+        if arguments.gallery_data:
+            found["gallery"], _ = usable_records(arguments.gallery_data, "gallery_data", processor)
+        elif on_phantom:
+            own = {name: options[name] for name in ("seed", "image_size", "num_proc", "cache_dir") if name in options}
+            found["gallery"] = load_phantom_gallery(arguments.gallery_per_class, **own)
+        elif "classes" in facts:
+            found["gallery"] = data
+        classes = arguments.classes or facts_of(found["gallery"]).get("classes") if "gallery" in found else None
+        if classes:
+            found["classes"] = classes
+    return found
+
+
+def notes(checkpoint: str, record: dict, facts: dict, by_default: bool) -> list[str]:
+    """What must be known of the scores: by_default, nobody said whether a context is read."""
+    found = []
+    if by_default:
+        found.append("Heads and generators read indication and history: --no_context True leaves them out.")
+    if facts.get("split") in (None, "train"):
+        of = "the training split" if facts.get("split") else "no one split"
+        found.append(f"The images are of {of}: the checkpoint may have been trained on these patients.")
+    return found + seen_before(checkpoint, record.get("settings", {}), facts)
+
+
+def summary(evaluation: Evaluation, architecture: str, skipped: dict[str, int]) -> dict:
+    """What `evaluation.json` holds."""
+    facts, model = facts_of(evaluation.data), evaluation.checkpoint
+    result = {
+        "model": Path(model).name if Path(model).is_dir() else model,
+        "architecture": architecture,
+        "test_data": {name: facts.get(name) for name in ("source", "split", "sample")},
+        "images": len(evaluation.data),
+        "skipped_records": skipped,
+        "bootstrap": evaluation.rounds,
+        "scores": to_json(evaluation.scores.values()),
+        "notes": evaluation.notes,
+        "measured_on": measured_on(evaluation.data),
+    }
+    if "scorer" in evaluation.__dict__:  # a dual encoder was opened
+        result["weights"] = weights_fingerprint(evaluation.scorer.model)
     return result
 
 
@@ -143,7 +202,7 @@ def read_architecture(model: str) -> str:
     except (OSError, ValueError) as error:
         raise ValueError(f"checkpoint: {model} cannot be opened; give its folder or Hub id ({error}).") from error
     architecture = (config.architectures or [""])[0]
-    if config.model_type not in ("cogaze", "cogaze_prefix", "egma") or not architecture.endswith(tuple(KINDS)):
+    if config.model_type not in ("cogaze", "cogaze_prefix", "egma") or not architecture.endswith(KNOWN):
         raise ValueError(f"checkpoint: {model} is a {architecture or config.model_type}; give a CoGaze or an EGMA.")
     return architecture
 
@@ -190,13 +249,15 @@ def usable_records(spec: dict | str, argument: str, processor) -> tuple[Dataset,
     return dataset, dict(reasons)
 
 
-def markdown(result: dict, scores: dict[str, Score]) -> str:
-    """The scores as a table, and below it what could not be measured."""
+def markdown(result: dict, scores: Iterable[Score]) -> str:
+    """The scores with an interval (without a bootstrap, all) as a table, and below it what could not be measured."""
+    scores = list(scores)
     rows = []
-    for title, score in scores.items():
-        beside = ", ".join(f"{said} {value:.3f}" for said, value in score.beside.items())
-        value = with_interval(score.value, (score.low, score.high))
-        rows.append([title, value, beside, score.on or "all images", _cited(score.published)])
+    for score in scores:
+        if score.value is not None and (score.interval or not result["bootstrap"]):
+            beside = ", ".join(f"{said} {value:.3f}" for said, value in score.beside.items())
+            title = described(score.name)["title"]
+            rows.append([title, score.shown(), beside, score.on or "all images", _cited(score.published)])
     header = [result["architecture"], "value [95 % interval]", "beside it", "mean over", "published elsewhere"]
     said = f"Measured on {result['measured_on']} Intervals are over patients, where no other is named. {CITED}"
     lines = [markdown_table(header, rows), "", said, *(line for note in result["notes"] for line in ("", note))]
@@ -204,9 +265,10 @@ def markdown(result: dict, scores: dict[str, Score]) -> str:
     if skipped:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.items())
         lines += ["", f"Left out: {sum(skipped.values())} unusable records ({reasons})."]
-    if result["not_measured"]:
+    missing = [score for score in scores if score.not_computed]
+    if missing:
         lines += ["", "Not measured:", ""]
-        lines += [f"- {name}: {reason}" for name, reason in result["not_measured"].items()]
+        lines += [f"- {described(score.name)['title']}: {score.not_computed}" for score in missing]
     return "\n".join(lines) + "\n"
 
 

@@ -1,91 +1,25 @@
 """Zero-shot classification into exclusive classes, and retrieval by class queries, as the EGMA paper scores them.
 
-    python training/evaluate_classes.py --checkpoint egma --data '{"name": "chexpert_8x200", "root": "data/chexpert"}'
-
 Only images of exactly one class take part (CheXpert 5x200 and 8x200, the phantom's gallery); a data set of one label
 (RSNA, SIIM) is that label against No Finding. Classification takes the highest class score; a class's score is the
 maximum or the mean over its prompts (EGMA), or that of the prompts' mean (CoGaze). Retrieval ranks queries by an image
-and images by a query; relevant = the same class. Chance stands beside every number.
+and images by a query; relevant = the same class.
 """
 
-import itertools
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
-
 import numpy as np
-import yaml
 from sklearn.metrics import accuracy_score, f1_score
 
-from processing.datasets.phantom.loading import GALLERY_CLASSES, load_phantom_gallery
 from processing.datasets.records import label_names, label_targets
 
-from ..data.loading import load_data
-from ..metrics.alignment import grouped_bootstrap, mean_intervals, retrieval_hits, retrieval_scores
-from ..runs.command_line import parse_arguments
-from ..runs.files import CONFIGS, write_json
-from .scorers import Scorer, load_scorer
-
-PROMPTS = CONFIGS / "evaluation" / "egma_prompts.yaml"
+from ..metrics.scores import Bootstrap, Score
+from .alignment import ranked
+from .prompts import CLASS_PROMPTS as PROMPTS
+from .prompts import combinatorial_prompts
+from .scorers import Scorer
 
 
-@dataclass
-class ClassesArguments:
-    checkpoint: str = field(metadata={"help": "folder or Hub id"})
-    data: str | None = field(default=None, metadata={"help": "JSON; the phantom's balanced gallery if absent"})
-    classes: list[str] | None = field(
-        default=None, metadata={"help": "classes told apart; all of the prompts' that the data have, if absent"}
-    )
-    prompts: str = field(default=str(PROMPTS), metadata={"help": "YAML file of combinations and queries"})
-    prompts_per_class: int = field(default=50, metadata={"help": "combinations drawn for each class; 0 = all"})
-    ensemble: Literal["max", "mean"] = field(default="max", metadata={"help": "over an EGMA class's prompts"})
-    seed: int = field(default=0, metadata={"help": "of the combinations that are drawn"})
-    batch_size: int = 32
-    bootstrap: int = field(default=200, metadata={"help": "rounds of the bootstrap over patients"})
-    device: str = "cpu"
-    output: str | None = field(default=None, metadata={"help": "JSON file"})
-
-
-def main(argv: list[str] | None = None) -> dict:
-    (arguments,) = parse_arguments((ClassesArguments,), argv, __doc__)
-    scorer = load_scorer(arguments.checkpoint, arguments.batch_size, arguments.device)
-    if hasattr(scorer, "ensemble"):
-        scorer.ensemble = arguments.ensemble
-    if arguments.data:
-        dataset, classes = load_data(arguments.data, "data"), arguments.classes
-    else:
-        dataset, classes = load_phantom_gallery(), arguments.classes or list(GALLERY_CLASSES)
-    prompts = yaml.safe_load(Path(arguments.prompts).read_text(encoding="utf-8"))
-    combinations = combinatorial_prompts(prompts["combinations"], arguments.prompts_per_class or None, arguments.seed)
-    metrics = evaluate_classes(scorer, dataset, combinations, prompts["queries"], classes, arguments.bootstrap)
-    if arguments.output:
-        write_json(arguments.output, metrics)
-    return metrics
-
-
-def combinatorial_prompts(table: dict, per_class: int | None = None, seed: int = 0) -> dict[str, list[str]]:
-    """Every severity with every subtype and every location of a class, and its complete phrases.
-
-    Args:
-        table: class -> {"finding", "severities", "subtypes", "locations"} and/or {"phrases"}.
-        per_class: so many are drawn without replacement; None: all, in the table's order.
-        seed: of what is drawn; a class's draw does not depend on the other classes.
-    Raises:
-        ValueError: a class that yields no prompt.
-    """
-    prompts = {}
-    for name, parts in table.items():
-        lists = [parts.get(key) or [""] for key in ("severities", "subtypes")] + [[parts.get("finding", "")]]
-        lists.append(parts.get("locations") or [""])
-        combined = [" ".join(filter(None, words)) for words in itertools.product(*lists)] if "finding" in parts else []
-        combined += parts.get("phrases", [])
-        if not combined:
-            raise ValueError(f"combinations: {name!r} has neither a finding nor phrases.")
-        if per_class is not None and per_class < len(combined):
-            drawn = np.random.default_rng([seed, *name.encode()]).choice(len(combined), per_class, replace=False)
-            combined = [combined[index] for index in sorted(drawn)]
-        prompts[name] = combined
-    return prompts
+class TooFewClasses(ValueError):
+    """Of the classes that there are prompts for, the data show fewer than two."""
 
 
 def exclusive_classes(dataset, known: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -94,7 +28,7 @@ def exclusive_classes(dataset, known: list[str]) -> tuple[list[str], np.ndarray,
     A data set of one label has the classes label and No Finding. No Finding is dropped where no image is of it alone.
 
     Raises:
-        ValueError: fewer than two of the data set's classes are among `known`.
+        TooFewClasses: fewer than two of the data set's classes are among `known`.
     """
     targets = label_targets(dataset["labels"]) > 0
     names = {name.lower(): name for name in known}
@@ -105,13 +39,13 @@ def exclusive_classes(dataset, known: list[str]) -> tuple[list[str], np.ndarray,
     rows = np.flatnonzero(targets[:, columns].sum(axis=1) == 1)
     columns = [column for column in columns if targets[rows, column].any()]
     if len(columns) < 2:
-        raise ValueError(f"data: its images show {len(columns)} of the classes {', '.join(known)}; two are needed.")
+        raise TooFewClasses(f"data: its images show {len(columns)} of the classes {', '.join(known)}; two are needed.")
     return [own[column] for column in columns], rows, targets[rows][:, columns].argmax(axis=1)
 
 
 def evaluate_classes(
     scorer: Scorer, dataset, combinations: dict, queries: dict, classes: list[str] | None = None, rounds: int = 200
-) -> dict:
+) -> dict[str, Score]:
     """Accuracy, macro F1 and retrieval, with chance levels.
 
     Only `classes` are told apart, if given. They have the prompts of `combinations`, or those of `queries` where one of
@@ -126,46 +60,37 @@ def evaluate_classes(
     chosen = dataset.select(rows)
     scores = scorer.class_scores(chosen, "no_context", scorer.embed_classes([prompts[name] for name in names]))
     predicted = scores.argmax(axis=1)
+
+    def statistics(drawn):
+        return {
+            "class_accuracy": float(accuracy_score(truth[drawn], predicted[drawn])),
+            "class_f1": float(f1_score(truth[drawn], predicted[drawn], average="macro")),
+        }
+
+    scored = Bootstrap(chosen["patient_id"], rounds).scores(statistics, on=_on(len(rows), names))
     share = np.bincount(truth) / len(truth)
-    metrics = {
-        "images": len(rows),
-        "classes": names,
-        "prompts_per_class": [len(prompts[name]) for name in names],
-        "accuracy": accuracy_score(truth, predicted),
-        "accuracy_interval": grouped_bootstrap(
-            lambda drawn: accuracy_score(truth[drawn], predicted[drawn]), chosen["patient_id"], rounds
-        ),
-        "accuracy_chance": float(share.max()),
-        "macro_f1": f1_score(truth, predicted, average="macro"),
-        "macro_f1_interval": grouped_bootstrap(
-            lambda drawn: f1_score(truth[drawn], predicted[drawn], average="macro"), chosen["patient_id"], rounds
-        ),
-        # Guessing uniformly: precision is the class's share, recall one in so many.
-        "macro_f1_chance": float(np.mean(2 * share / (len(names) * share + 1))),
-    }
-    if hasattr(scorer, "ensemble"):
-        metrics["ensemble"] = scorer.ensemble
-    return metrics | _query_retrieval(scorer, dataset, queries, rounds)
+    scored["class_accuracy"].chance = float(share.max())
+    # Guessing uniformly: precision is the class's share, recall one in so many.
+    scored["class_f1"].chance = float(np.mean(2 * share / (len(names) * share + 1)))
+    return scored | _query_retrieval(scorer, dataset, queries, rounds)
 
 
-def _query_retrieval(scorer: Scorer, dataset, queries: dict, rounds: int) -> dict:
+def _on(images: int, names: list[str]) -> str:
+    return f"{images} images of one class each: {', '.join(names)}"
+
+
+def _query_retrieval(scorer: Scorer, dataset, queries: dict, rounds: int) -> dict[str, Score]:
     names, rows, truth = exclusive_classes(dataset, list(queries))
     texts = [query for name in names for query in queries[name]]
     of_query = np.repeat(np.arange(len(names)), [len(queries[name]) for name in names])
     chosen = dataset.select(rows)
     similarity = scorer.similarity(chosen, "no_context", scorer.embed_texts(texts))
     relevant = truth[:, None] == of_query
-    metrics = {"retrieval_classes": names, "retrieval_intervals": {}}
-    for direction, scores, matches, groups in (
-        ("image_to_text", similarity, relevant, chosen["patient_id"]),
-        ("text_to_image", similarity.T, relevant.T, range(len(texts))),
-    ):
-        found = retrieval_scores(scores, matches, hit_rate_at=())
-        metrics |= {f"{direction}_{name}": value for name, value in found.items()}
-        intervals = mean_intervals(retrieval_hits(scores, matches, hit_rate_at=()), groups, rounds)
-        metrics["retrieval_intervals"] |= {f"{direction}_{name}": interval for name, interval in intervals.items()}
-    return metrics
+    by_image, by_query = Bootstrap(chosen["patient_id"], rounds), Bootstrap(range(len(texts)), rounds)
+    on, each = _on(len(rows), names), f"{len(texts)} queries, its interval too"
+    return ranked(by_image, similarity, relevant, "image_to_text_", "", on, hit_rate_at=()) | ranked(
+        by_query, similarity.T, relevant.T, "text_to_image_", "", each, hit_rate_at=()
+    )
 
 
-if __name__ == "__main__":
-    main()
+__all__ = ["PROMPTS", "TooFewClasses", "combinatorial_prompts", "evaluate_classes", "exclusive_classes"]

@@ -24,8 +24,26 @@ def published_scores(names: set[str]) -> dict[str, dict[str, float]]:
     return systems
 
 
-def published_report_score(name: str) -> list[dict]:
-    """As `published_measure`, for one of those rows."""
+def report_note() -> str:
+    """What `published_scores` were measured on."""
+    return _published()["reports"]["note"]
+
+
+def published(name: str, data: str | None = None) -> list[dict]:
+    """What papers give for a score of this name: {"system", "paper", "data", "value"}, where it differs with "of".
+
+    Only those on the data set called `data` in `processing.datasets`, if there are any; else all.
+    """
+    found = _of_reports(name)
+    for row in _published()["measures"].get(name, []):
+        for own, value in row["values"].items():
+            entry = {"system": row["system"], "paper": _published()["papers"][row["paper"]], "data": own}
+            of = value if isinstance(value, dict) else {None: value}
+            found += [entry | {"value": number} | ({"of": what} if what else {}) for what, number in of.items()]
+    return [entry for entry in found if entry["data"] == data] or found
+
+
+def _of_reports(name: str) -> list[dict]:
     reports = _published()["reports"]
     return [
         {"system": system, "paper": _published()["papers"]["CoGaze"], "data": data, "value": scores[name]}
@@ -33,22 +51,3 @@ def published_report_score(name: str) -> list[dict]:
         for system, scores in reports[kind].items()
         if name in scores
     ]
-
-
-def report_note() -> str:
-    """What `published_scores` were measured on."""
-    return _published()["reports"]["note"]
-
-
-def published_measure(measure: str, name: str | None = None) -> list[dict]:
-    """What papers give for a measure: {"system", "paper", "data", "value"}, where it differs with "of".
-
-    Only those on the data set of this name in `processing.datasets`, if there are any; else all.
-    """
-    found = []
-    for row in _published()["measures"].get(measure, []):
-        for data, value in row["values"].items():
-            entry = {"system": row["system"], "paper": _published()["papers"][row["paper"]], "data": data}
-            of = value if isinstance(value, dict) else {None: value}
-            found += [entry | {"value": number} | ({"of": what} if what else {}) for what, number in of.items()]
-    return [entry for entry in found if entry["data"] == name] or found

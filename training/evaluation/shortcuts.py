@@ -14,28 +14,36 @@ from sklearn.preprocessing import StandardScaler
 
 from processing.datasets.records import label_names, label_targets
 
+from ..metrics.scores import Score
+from .evaluation import Evaluation
+
 PIXELS = 32
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C, for standardised pixels, from strong to weak
 TEXT_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C, for word counts
 FOLDS = 3
 
 
-def shortcut_auroc(train: Dataset, test: Dataset) -> dict:
+def shortcut_auroc(train: Dataset, test: Dataset) -> dict[str, Score]:
     """AUROC of two shortcuts, fitted on all of `train` and scored on `test`, both in the record schema.
 
     Returns:
-        `shortcut_pixels_auroc`, `shortcut_context_auroc`: macro averages over the findings; `shortcut_pixels` and
-        `shortcut_context`: finding -> AUROC.
+        `shortcut_pixels_auroc`, `shortcut_context_auroc`: macro averages over the findings, which stand behind "/".
     Raises:
         ValueError: the splits name different labels, share a patient, or have no finding with both classes.
     """
-    pixels, context = pixels_auroc(train, test), context_auroc(train, test)
-    return {
-        "shortcut_pixels_auroc": float(np.mean(list(pixels.values()))),
-        "shortcut_context_auroc": float(np.mean(list(context.values()))),
-        "shortcut_pixels": pixels,
-        "shortcut_context": context,
-    }
+    scores = []
+    for name, found in (("pixels", pixels_auroc(train, test)), ("context", context_auroc(train, test))):
+        scores.append(Score(f"shortcut_{name}_auroc", float(np.mean(list(found.values()))), chance=0.5))
+        scores += [Score(f"shortcut_{name}_auroc/{finding}", value, chance=0.5) for finding, value in found.items()]
+    return {score.name: score for score in scores}
+
+
+def measure_shortcuts(evaluation: Evaluation) -> None:
+    """What data give away of their labels, whatever the checkpoint."""
+    if evaluation.train is None:
+        evaluation.leave_out("they are fitted on --train_data", "shortcuts")
+    else:
+        evaluation.add(shortcut_auroc(evaluation.train, evaluation.data).values())
 
 
 def pixels_auroc(train: Dataset, test: Dataset) -> dict[str, float]:

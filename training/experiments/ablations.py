@@ -25,7 +25,7 @@ from processing.datasets.phantom.loading import GALLERY_CLASSES, load_phantom, l
 
 from ..data.loading import load_data
 from ..downstream.training import finetune_classification, finetune_segmentation
-from ..evaluation.alignment import PROMPTS, gaze_agreement, read_prompts, retrieval, zero_shot
+from ..evaluation.alignment import PROMPTS, flat, gaze_agreement, read_prompts, retrieval, zero_shot
 from ..evaluation.scorers import Scorer
 from ..reports.training import settings_of, train_report_generator
 from ..reports.writing import one_per_study, open_writer
@@ -232,7 +232,7 @@ def _score(scorer: Scorer, data: Run, rounds: int) -> dict:
         train = load_phantom(**options | {"split": "train", "size": min(BASELINE_RECORDS, options["size"])})
     metrics = zero_shot(scorer, None, test, read_prompts(PROMPTS)["findings"], rounds, groups=False)
     metrics |= retrieval(scorer, load_phantom_gallery(**data.test["gallery"]), "retrieval", rounds, GALLERY_CLASSES)
-    metrics |= gaze_agreement(scorer, train, test, rounds)
+    metrics = flat((metrics | gaze_agreement(scorer, train, test, rounds)).values())
     if data.settings.get("no_context"):
         # It has never read a context.
         untrained = ("_context", "_context_interval")

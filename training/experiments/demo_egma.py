@@ -15,7 +15,7 @@ import yaml
 
 from processing.datasets.phantom.loading import DEFAULT_SIZES, GALLERY_CLASSES, load_phantom, load_phantom_gallery
 
-from ..evaluation.alignment import PROMPTS, evaluate, gaze_agreement, read_prompts, zero_shot
+from ..evaluation.alignment import PROMPTS, evaluate, flat, gaze_agreement, read_prompts, zero_shot
 from ..evaluation.classes import PROMPTS as CLASS_PROMPTS
 from ..evaluation.classes import combinatorial_prompts, evaluate_classes
 from ..evaluation.scorers import Scorer
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     def score_ablation(scorer: Scorer) -> dict:
         metrics = zero_shot(scorer, splits["validation"], splits["test"], prompts["findings"], rounds=200)
-        return metrics | gaze_agreement(scorer, baseline, splits["test"], rounds=200)
+        return flat((metrics | gaze_agreement(scorer, baseline, splits["test"], rounds=200)).values())
 
     runs = {}
     for name in dict.fromkeys([*arguments.ablations, FULL]):
@@ -98,7 +98,8 @@ def score_classes(scorer, gallery) -> dict:
     scores = {}
     for ensemble in ("max", "mean"):
         scorer.ensemble = ensemble
-        scores[ensemble] = evaluate_classes(scorer, gallery, combinations, prompts["queries"], list(GALLERY_CLASSES))
+        found = evaluate_classes(scorer, gallery, combinations, prompts["queries"], list(GALLERY_CLASSES))
+        scores[ensemble] = flat(found.values())
     scorer.ensemble = "mean"
     return scores
 
@@ -118,8 +119,8 @@ def report(summary: dict, output_dir: Path) -> str:
             lines.append("L_EGF + L_EGM does not lie above the interval of the CLIP loss alone in any of them.")
     for ensemble, scores in summary["classes"].items():
         lines.append(
-            f"five findings apart, {ensemble} over prompts: accuracy {scores['accuracy']:.3f} "
-            f"(chance {scores['accuracy_chance']:.3f}), macro F1 {scores['macro_f1']:.3f}"
+            f"five findings apart, {ensemble} over prompts: accuracy {scores['class_accuracy']:.3f} "
+            f"(chance {scores['class_accuracy_chance']:.3f}), macro F1 {scores['class_f1']:.3f}"
         )
     return "\n".join([*lines, "", f"All numbers: {output_dir / 'metrics_egma.json'}"])
 

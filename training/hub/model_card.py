@@ -5,7 +5,6 @@ like, times and machines from `training.json`. The words are in `model_cards/`.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -14,8 +13,9 @@ from transformers import PreTrainedConfig
 
 from processing.datasets import registry
 
+from ..evaluation.titles import described
+from ..metrics.scores import Score, from_json
 from ..runs.files import read_json
-from ..runs.tables import with_interval
 
 CARDS = Path(__file__).resolve().parents[2] / "model_cards"
 TEXTS = yaml.safe_load((CARDS / "texts.yaml").read_text(encoding="utf-8"))
@@ -23,45 +23,15 @@ TEXTS = yaml.safe_load((CARDS / "texts.yaml").read_text(encoding="utf-8"))
 WEAK = 0.6  # findings with a lower AUROC are named among the limitations
 
 
-@dataclass
-class Measurement:
-    """One number with its 95 % interval, and the numbers beside it by their titles."""
+def measurements(metrics: dict) -> list[Score]:
+    """The results in a file of scores: those with an interval, but none of a single class or group.
 
-    name: str
-    value: float
-    interval: tuple[float, float]
-    beside: dict[str, float]
-
-    @property
-    def known(self) -> dict:
-        own = {"title": self.name.replace("_", " "), "task": "image-text-to-text", "metric": self.name}
-        return own | TEXTS["measurements"].get(self.name, {})
-
-
-def measurements(metrics: dict) -> list[Measurement]:
-    """The results in an evaluation's JSON: every number that has an interval, but none of a single class.
-
-    `X` and `X_interval`, with `X_chance` and other baselines beside it; `scores: {X: {value, low, high}}` of
-    `evaluate_reports.py`; `metrics: {X: {mean, interval}}` of `finetune_*.py`.
+    Raises:
+        ValueError: the file is of an earlier version, or of something else.
     """
-    if "scores" in metrics:
-        rows = ((name, row) for name, row in metrics["scores"].items() if "low" in row)
-        return [Measurement(name, row["value"], (row["low"], row["high"]), {}) for name, row in rows]
-    if "metrics" in metrics:
-        rows = ((name, row) for name, row in metrics["metrics"].items() if row["interval"] and "/" not in name)
-        return [Measurement(name, row["mean"], tuple(row["interval"]), {}) for name, row in rows]
-    names = [name for name in metrics if f"{name}_interval" in metrics]
-    baselines = {name + ending for name in names for ending in TEXTS["beside"]}
-    found = []
-    for name in names:
-        if name in baselines:
-            continue
-        beside = {title: metrics.get(name + ending) for ending, title in TEXTS["beside"].items()}
-        if beside["chance"] is None:
-            beside["chance"] = metrics.get(name.removesuffix("_context") + "_chance")
-        beside = {title: value for title, value in beside.items() if value is not None}
-        found.append(Measurement(name, metrics[name], tuple(metrics[f"{name}_interval"]), beside))
-    return found
+    if "scores" not in metrics:
+        raise ValueError("it has no scores; measure them again with `cogaze evaluate`.")
+    return [score for name, score in from_json(metrics["scores"]).items() if score.interval and "/" not in name]
 
 
 def read_metrics(paths: Iterable[str | Path], weights: str) -> list[dict]:
@@ -78,7 +48,11 @@ def read_metrics(paths: Iterable[str | Path], weights: str) -> list[dict]:
         if not path.is_file():
             raise ValueError(f"metrics: no file {path}; write it with `cogaze evaluate`.")
         metrics = read_json(path)
-        if not measurements(metrics):
+        try:
+            measured = measurements(metrics)
+        except ValueError as error:
+            raise ValueError(f"metrics: {path}: {error}") from error
+        if not measured:
             raise ValueError(f"metrics: {path} holds no result with an interval; evaluate with --bootstrap above 0.")
         if metrics.get("weights", weights) != weights:
             raise ValueError(f"metrics: {path} was measured on other weights than the checkpoint's; evaluate it again.")
@@ -212,16 +186,17 @@ def _eval_results(metrics: dict) -> list[EvalResult]:
     tested = metrics.get("test_data") or {}
     results = []
     for each in measurements(metrics):
-        name = each.known.get("source", tested.get("source"))
+        known = described(each.name)
+        name = known.get("source", tested.get("source"))
         results.append(
             EvalResult(
-                task_type=each.known["task"],
+                task_type=known["task"],
                 dataset_type=name or "other",
                 dataset_name=registry.source(name).title if name in registry.names() else "not recorded",
-                dataset_split=None if "source" in each.known else tested.get("split"),
-                metric_type=each.known["metric"],
+                dataset_split=None if "source" in known else tested.get("split"),
+                metric_type=known["metric"],
                 metric_value=round(each.value, 4),
-                metric_name=each.known["title"].replace("*", ""),
+                metric_name=known["title"].replace("*", ""),
             )
         )
     return results
@@ -232,29 +207,30 @@ def _measured_on(metrics: dict) -> str:
     return metrics.get("measured_on") or (f"{count:,} studies." if count else "The test data were not recorded.")
 
 
-def _row(each: Measurement) -> dict:
+def _row(each: Score) -> dict:
     beside = ", ".join(f"{title} {value:.3f}" for title, value in each.beside.items())
-    return {"title": each.known["title"], "shown": with_interval(each.value, each.interval), "beside": beside}
+    return {"title": described(each.name)["title"], "shown": each.shown(), "beside": beside}
+
+
+def _within(evaluations: Sequence[dict], name: str) -> dict[str, Score]:
+    """What stands behind "<name>/" in the first evaluation that has it."""
+    for metrics in evaluations:
+        scores = from_json(metrics["scores"])
+        found = {own.removeprefix(f"{name}/"): each for own, each in scores.items() if own.startswith(f"{name}/")}
+        if found:
+            return found
+    return {}
 
 
 def _findings(evaluations: Sequence[dict]) -> list[tuple[str, float]]:
     """Zero-shot AUROC of each finding, the best first."""
-    found = next((metrics["zero_shot_auroc"] for metrics in evaluations if "zero_shot_auroc" in metrics), {})
-    return sorted(found.items(), key=lambda row: -row[1])
+    found = _within(evaluations, "zero_shot_auroc")
+    return sorted(((name, score.value) for name, score in found.items()), key=lambda row: -row[1])
 
 
 def _groups(evaluations: Sequence[dict]) -> list[dict]:
-    return [
-        values
-        | {
-            "attribute": attribute,
-            "group": group,
-            "shown": with_interval(values["macro_auroc"], values["macro_auroc_interval"]),
-        }
-        for metrics in evaluations
-        for attribute, groups in metrics.get("zero_shot_groups", {}).items()
-        for group, values in groups.items()
-    ]
+    found = _within(evaluations, "zero_shot_macro_auroc")
+    return [{"group": name.replace("/", " "), "on": score.on, "shown": score.shown()} for name, score in found.items()]
 
 
 def _limitations(config: PreTrainedConfig, findings: Sequence[tuple[str, float]], rendered_only: bool) -> list[str]:

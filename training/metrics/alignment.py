@@ -1,6 +1,6 @@
 """Scores of image-text alignment and of gaze agreement, on plain arrays."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import gammaln, rel_entr
@@ -75,45 +75,6 @@ def best_f1_threshold(scores: np.ndarray, targets: np.ndarray) -> float:
 
 def f1_at(scores: np.ndarray, targets: np.ndarray, threshold: float) -> float:
     return float(f1_score(targets, scores >= threshold, zero_division=0))
-
-
-def grouped_draws(groups: Sequence, rounds: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """`rounds` arrays of indices, each of whole groups (patients) drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    _, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))[:-1])
-    for _ in range(rounds):
-        drawn = generator.integers(len(members), size=len(members))
-        yield np.concatenate([members[index] for index in drawn])
-
-
-def grouped_bootstrap(
-    statistic: Callable[[np.ndarray], float], groups: Sequence, rounds: int = 200, seed: int = 0
-) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentile of `statistic(indices)` when whole groups (patients) are drawn with replacement."""
-    intervals = bootstrap_intervals(lambda indices: {"": statistic(indices)}, groups, rounds, seed)
-    return intervals.get("", (float("nan"), float("nan")))
-
-
-def bootstrap_intervals(
-    statistics: Callable[[np.ndarray], dict[str, float]], groups: Sequence, rounds: int = 200, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """`grouped_bootstrap` of several statistics at once; one that is never finite is left out."""
-    values: dict[str, list[float]] = {}
-    for drawn in grouped_draws(groups, rounds, seed):
-        for name, value in statistics(drawn).items():
-            if np.isfinite(value):
-                values.setdefault(name, []).append(value)
-    return {name: tuple(np.percentile(found, [2.5, 97.5]).tolist()) for name, found in values.items()}
-
-
-def mean_intervals(
-    values: dict[str, np.ndarray], groups: Sequence, rounds: int = 200, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """`bootstrap_intervals` of the means of (N,) arrays."""
-    return bootstrap_intervals(
-        lambda drawn: {name: float(own[drawn].mean()) for name, own in values.items()}, groups, rounds, seed
-    )
 
 
 def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:

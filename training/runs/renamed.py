@@ -19,9 +19,9 @@ FLAGS = {
 
 # Modules, by what was given to `python -m`; what is told is the command of now.
 MODULES = {
-    "training.evaluate_alignment": "cogaze evaluate",
+    "training.evaluate_alignment": "cogaze evaluate --only alignment",
     "training.evaluate_all": "cogaze evaluate",
-    "training.evaluate_classes": "cogaze evaluate",
+    "training.evaluate_classes": "cogaze evaluate --only classes",
     "training.run_ablations": "python -m training.experiments.ablations",
     "training.run_label_curves": "python -m training.experiments.label_curves",
     "training.run_recipe": "python -m training.experiments.pretraining_recipe",

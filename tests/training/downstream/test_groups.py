@@ -23,12 +23,15 @@ def test_groups_are_scored_by_themselves():
         }
     )
     found = by_group(scores, targets, ["Edema", "Fracture"], dataset, rounds=20)
-    assert {group: values["macro_auroc"] for group, values in found["sex"].items()} == {"F": 1, "M": 0, "unknown": 1}
-    assert found["sex"]["F"] == {"images": 40, "findings": 1, "macro_auroc": 1.0, "macro_auroc_interval": (1.0, 1.0)}
+    name = "zero_shot_macro_auroc"
+    values = {own: score.value for own, score in found.items() if "/sex/" in own}
+    assert values == {f"{name}/sex/F": 1, f"{name}/sex/M": 0, f"{name}/sex/unknown": 1}
+    score = found[f"{name}/sex/F"]
+    assert (score.on, score.value, score.interval) == ("40 images, 1 findings", 1.0, (1.0, 1.0))
     # Every second image is positive, and all of one view position are alike: nothing to tell apart.
-    assert "view position" not in found
-    assert sum(values["images"] for values in found["age"].values()) <= count
-    assert set(found["age"]) <= {"0 to 39", "40 to 59", "60 to 79", "80 and over", "unknown"}
+    assert not any("view position" in own for own in found)
+    ages = {own.rpartition("/")[2] for own in found if "/age/" in own}
+    assert ages <= {"0 to 39", "40 to 59", "60 to 79", "80 and over", "unknown"}
 
 
 def test_ages_fall_into_ranges():
@@ -45,7 +48,7 @@ def test_ages_fall_into_ranges():
         }
     )
     found = by_group(generator.random((count, 1)), targets, ["Edema"], dataset, rounds=10)
-    sizes = {group: values["images"] for group, values in found["age"].items()}
+    sizes = {own.rpartition("/")[2]: int(score.on.split()[0]) for own, score in found.items() if "/age/" in own}
     assert sizes == {"0 to 39": 50, "40 to 59": 25, "60 to 79": 25, "80 and over": 50, "unknown": 50}
-    low, high = found["sex"]["F"]["macro_auroc_interval"]
-    assert low <= found["sex"]["F"]["macro_auroc"] <= high
+    score = found["zero_shot_macro_auroc/sex/F"]
+    assert score.interval[0] <= score.value <= score.interval[1]

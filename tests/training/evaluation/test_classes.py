@@ -117,14 +117,15 @@ def test_a_report_is_its_sentences(scorer):
 def test_scores_of_exclusive_classes(scorer):
     dataset = records([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]])
     prompts = {"Edema": ["edema"], "Pneumonia": ["pneumonia", "bacterial pneumonia"]}
-    metrics = evaluate_classes(scorer, dataset, prompts, prompts, rounds=10)
-    assert metrics["images"] == 3 and metrics["classes"] == ["Edema", "Pneumonia"]
-    assert metrics["accuracy_chance"] == pytest.approx(2 / 3)
-    assert 0 <= metrics["accuracy"] <= 1 and 0 <= metrics["macro_f1"] <= 1
-    assert metrics["image_to_text_queries"] == 3 and metrics["image_to_text_gallery"] == 3
-    assert metrics["text_to_image_queries"] == 3 and metrics["text_to_image_p@1_chance"] == pytest.approx(5 / 9)
+    found = evaluate_classes(scorer, dataset, prompts, prompts, rounds=10)
+    assert found["class_accuracy"].on == "3 images of one class each: Edema, Pneumonia"
+    assert found["class_accuracy"].chance == pytest.approx(2 / 3)
+    assert 0 <= found["class_accuracy"].value <= 1 and 0 <= found["class_f1"].value <= 1
+    assert found["image_to_text_p@1"].on == found["class_accuracy"].on
+    assert found["text_to_image_p@1"].on.startswith("3 queries")
+    assert found["text_to_image_p@1"].chance == pytest.approx(5 / 9)
     fewer = evaluate_classes(scorer, dataset, prompts | {"Fracture": ["fracture"]}, prompts, list(prompts), rounds=10)
-    assert fewer["classes"] == ["Edema", "Pneumonia"]
+    assert fewer["class_accuracy"].on == found["class_accuracy"].on
 
 
 def test_the_checkpoint_says_which_scorer(scorer, tmp_path):

@@ -30,7 +30,7 @@ from training.downstream.classifiers import open_classifier
 from training.evaluation.alignment import PROMPTS, read_prompts
 from training.evaluation.classes import PROMPTS as CLASS_PROMPTS
 from training.evaluation.classes import combinatorial_prompts, evaluate_classes
-from training.evaluation.published import PUBLISHED, published_measure
+from training.evaluation.published import PUBLISHED, published
 from training.evaluation.scorers import load_scorer
 from training.metrics.downstream import classification_scores, dice_scores
 
@@ -77,19 +77,39 @@ def evaluate(model, name="test", **options) -> dict:
     return evaluate_all.main(["--checkpoint", str(model), "--data", json.dumps({"name": name}), *flags])
 
 
+def measured_in(result: dict) -> dict:
+    return {name: score for name, score in result["scores"].items() if "value" in score}
+
+
+def missing_in(result: dict) -> dict:
+    return {name: score["not_computed"] for name, score in result["scores"].items() if "not_computed" in score}
+
+
+def within(score: dict) -> bool:
+    return score["interval"][0] <= score["value"] <= score["interval"][1]
+
+
 def test_a_dual_encoder_without_gaze(tiny_checkpoint, tmp_path):
     result = evaluate(tiny_checkpoint, output_dir=tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == result
-    scores, missing = result["scores"], result["not_measured"]
+    scores, missing = measured_in(result), missing_in(result)
     assert result["architecture"] == "CoGazeForPreTraining" and result["images"] == 24
-    zero_shot = scores["zero-shot, macro AUROC"]
-    assert zero_shot["low"] <= zero_shot["value"] <= zero_shot["high"] and zero_shot["beside"]["chance"] == 0.5
-    assert {"zero-shot with context, macro AUROC", "image-to-report P@1", "report-to-image R@10"} <= scores.keys()
-    assert all(score["low"] is not None for score in scores.values())
-    assert not scores["image-to-report P@1"]["published"] and "no one split" in result["notes"][-1]
-    assert missing["gaze"] == missing["phrase grounding"] == "the data have no gaze"
-    assert "validation_data" in missing["zero-shot, macro F1"]
-    assert "phantom" in missing["retrieval in a balanced gallery"]
+    zero_shot = scores["zero_shot_macro_auroc"]
+    assert within(zero_shot) and zero_shot["chance"] == 0.5
+    assert {
+        "zero_shot_macro_auroc_context",
+        "retrieval_test_image_to_report_p@1",
+        "retrieval_test_report_to_image_r@10",
+    } <= scores.keys()
+    assert all(
+        "interval" in scores[name]
+        for name in scores
+        if not name.startswith("zero_shot_auroc") and "same" not in name and not name.endswith(("context", "image"))
+    )
+    assert "published" not in scores["retrieval_test_image_to_report_p@1"] and "no one split" in result["notes"][-1]
+    assert missing["gaze"] == missing["grounding"] == "the data have no gaze"
+    assert "validation_data" in missing["zero_shot_macro_f1"]
+    assert "phantom" in missing["retrieval_image_to_report"]
     table = (tmp_path / "evaluation.md").read_text()
     assert "- gaze: the data have no gaze" in table and "are cited" in table
     assert "| all images |" in table and "| 24 images with a report |" in table
@@ -101,10 +121,10 @@ def test_a_disease_against_normal(tiny_checkpoint, sources, tmp_path):
     sources["test"] = records("test", NAMES, labels=lambda index: labels[index])
     sources["validation"] = records("validation", NAMES, labels=lambda index: [0, 0, index % 2])
     result = evaluate(tiny_checkpoint, output_dir=tmp_path, validation_data='{"name": "validation"}')
-    score = result["scores"]["zero-shot, pneumonia against normal: AUROC"]
-    assert score["on"] == "22 images" and score["low"] <= score["value"] <= score["high"]
+    score = result["scores"]["zero_shot_pneumonia_auroc"]
+    assert score["on"].startswith("22 images,") and within(score)
     assert [(entry["data"], entry["value"]) for entry in score["published"]] == [("rsna", 0.862)]
-    assert result["scores"]["zero-shot, pneumonia against normal: F1"]["published"][0]["value"] == 0.77
+    assert result["scores"]["zero_shot_pneumonia_f1"]["published"][0]["value"] == 0.77
     scorer, prompts = load_scorer(tiny_checkpoint), read_prompts(PROMPTS)["classes"]
     kept = [row for row in range(24) if row not in (1, 3)]
     classes = scorer.embed_classes([prompts["pneumonia"], prompts["normal"]])
@@ -114,9 +134,9 @@ def test_a_disease_against_normal(tiny_checkpoint, sources, tmp_path):
 
     sources["test"] = records("test", ["tuberculosis"], labels=lambda index: [index % 2])
     result = evaluate(tiny_checkpoint, output_dir=tmp_path)
-    score = result["scores"]["zero-shot, tuberculosis against normal: AUROC"]
+    score = result["scores"]["zero_shot_tuberculosis_auroc"]
     assert [(entry["data"], entry["value"]) for entry in score["published"]] == [("shenzhen", 0.947)]
-    assert "tuberculosis" in result["not_measured"]["zero-shot, macro AUROC"]
+    assert "tuberculosis" in missing_in(result)["zero_shot_macro_auroc"]
 
 
 def test_a_sample_is_its_own_gallery(tiny_checkpoint, sources, tmp_path):
@@ -129,17 +149,17 @@ def test_a_sample_is_its_own_gallery(tiny_checkpoint, sources, tmp_path):
     sources["test"] = describe(sample, **facts)
     result = evaluate(tiny_checkpoint, output_dir=tmp_path)
     assert result["test_data"] == {"source": "mimic_cxr", "split": None, "sample": "5x200"}
-    score = result["scores"]["balanced gallery, image-to-report P@1"]
-    assert score["beside"]["chance"] == pytest.approx(0.5) and score["on"] == "24 images of the gallery"
+    score = result["scores"]["retrieval_image_to_report_p@1"]
+    assert score["chance"] == pytest.approx(0.5) and score["on"] == "24 images of the gallery"
     assert [(entry["data"], entry["value"]) for entry in score["published"]] == [("mimic_5x200", 0.755)]
-    assert not result["scores"]["balanced gallery, report-to-image P@1"]["published"]
-    assert result["scores"]["image-to-report P@1"]["beside"]["chance"] < 0.5
-    assert result["scores"]["exclusive classes, accuracy"]["on"] == "24 images of one class each"
+    assert "published" not in result["scores"]["retrieval_report_to_image_p@1"]
+    assert result["scores"]["retrieval_test_image_to_report_p@1"]["chance"] < 0.5
+    assert result["scores"]["class_accuracy"]["on"].startswith("24 images of one class each: ")
     facts = {"source": "chexpert", "sample": "5x200", "name": "chexpert_5x200"}
     sources["test"] = describe(records("test", names, findings=lambda i: ""), **facts, classes=names[:2])
     result = evaluate(tiny_checkpoint, output_dir=tmp_path)
-    assert result["not_measured"]["retrieval in a balanced gallery"] == "the data have no reports"
-    published = result["scores"]["exclusive classes, accuracy"]["published"]
+    assert missing_in(result)["retrieval_image_to_report"] == "the data have no reports"
+    published = result["scores"]["class_accuracy"]["published"]
     assert {entry["data"] for entry in published} == {"chexpert_5x200"}
 
 
@@ -147,7 +167,7 @@ def test_images_without_a_report_stay(tiny_checkpoint, sources, tmp_path):
     sources["test"] = records("test", NAMES, findings=lambda index: SENTENCES[0] if index % 3 else "")
     result = evaluate(tiny_checkpoint, output_dir=tmp_path)
     assert result["images"] == 24 and not result["skipped_records"]
-    assert result["scores"]["image-to-report P@1"]["on"] == "16 images with a report"
+    assert result["scores"]["retrieval_test_image_to_report_p@1"]["on"] == "16 images with a report"
     sources["test"] = records("test", NAMES, labels=lambda index: [1, 0, 0] if index % 3 else [])
     assert evaluate(tiny_checkpoint, output_dir=tmp_path)["skipped_records"] == {"labels is empty": 8}
 
@@ -162,10 +182,10 @@ def test_the_disease_head_is_the_pretrainings(tiny_checkpoint, data, tmp_path):
         logits = model(**{name: value for name, value in batch.items() if name not in ("labels", "study_ids")})
     labels = np.array(data["test"]["labels"]) > 0
     expected = [roc_auc_score(labels[:, 1 - column], logits.vision_logits[:, column]) for column in (0, 1)]
-    found = {name: score["value"] for name, score in result["scores"].items() if name.startswith("disease head")}
-    assert found["disease head, fracture: AUROC"] == pytest.approx(expected[0])
-    assert found["disease head, macro AUROC"] == pytest.approx(np.mean(expected))
-    assert "disease head, macro F1" in found and "zero-shot, macro F1" in result["scores"]
+    found = {name: score["value"] for name, score in measured_in(result).items() if name.startswith("disease_head")}
+    assert found["disease_head_auroc/fracture"] == pytest.approx(expected[0])
+    assert found["disease_head_macro_auroc"] == pytest.approx(np.mean(expected))
+    assert "disease_head_macro_f1" in found and "zero_shot_macro_f1" in result["scores"]
 
 
 def test_a_checkpoint_without_a_disease_head(tiny_checkpoint, tmp_path):
@@ -173,9 +193,9 @@ def test_a_checkpoint_without_a_disease_head(tiny_checkpoint, tmp_path):
     model.save_pretrained(tmp_path)
     AutoProcessor.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
     result = evaluate(tmp_path)
-    assert result["architecture"] == "CoGazeModel" and "holds none" in result["not_measured"]["disease head"]
-    assert not any(name.startswith("disease") for name in result["scores"])
-    assert "zero-shot, macro AUROC" in result["scores"]
+    assert result["architecture"] == "CoGazeModel" and "holds none" in missing_in(result)["disease_head"]
+    assert not any(name.startswith("disease") for name in measured_in(result))
+    assert "zero_shot_macro_auroc" in result["scores"]
 
 
 def test_a_rendered_study_has_gaze_masks_and_a_gallery(tiny_checkpoint, tiny_run, tmp_path):
@@ -194,19 +214,19 @@ def test_a_rendered_study_has_gaze_masks_and_a_gallery(tiny_checkpoint, tiny_run
     flags += ["--train_data", train]
     result = evaluate_all.main([*flags, "--data", test, "--validation_data", validation])
     scores = result["scores"]
-    assert scores["gaze, pointing game"]["beside"].keys() == {"chance", "mean map", "mean map per type of sentence"}
-    assert scores["phrase grounding, contrast-to-noise ratio"]["low"] is not None
-    assert scores["balanced gallery, image-to-report P@1"]["beside"]["chance"] == pytest.approx(0.2)
-    assert "exclusive classes, accuracy" in scores and "class queries, text to image P@10" in scores
+    assert scores["gaze_pointing_game"]["baselines"].keys() == {"mean map", "mean map per type of sentence"}
+    assert scores["grounding_cnr"]["interval"]
+    assert scores["retrieval_image_to_report_p@1"]["chance"] == pytest.approx(0.2)
+    assert "class_accuracy" in scores and "text_to_image_p@10" in scores
     # No label has ten positives among fourteen images.
-    assert "ten positives" in result["not_measured"]["zero-shot, macro AUROC"]
+    assert "ten positives" in missing_in(result)["zero_shot_macro_auroc"]
     assert "not that it is clinically useful" in (tmp_path / "evaluation.md").read_text()
-    assert "spoken sentences" in scores["gaze, pointing game"]["on"] and "no one split" not in str(result["notes"])
+    assert "spoken sentences" in scores["gaze_pointing_game"]["on"] and "no one split" not in str(result["notes"])
     with pytest.raises(ValueError, match="^validation_data: patient .* is in data as well"):
         evaluate_all.main([*flags, "--data", test, "--validation_data", test])
     # Neither are the default baselines averaged over what is evaluated, nor are training patients passed off as unseen.
     result = evaluate_all.main([*flags[:-2], "--data", train, "--validation_data", validation])
-    assert "--train_data" in result["not_measured"]["baseline maps of gaze and grounding"]
+    assert "--train_data" in missing_in(result)["gaze_baseline_maps"]
     assert "the training split" in result["notes"][-1]
 
 
@@ -216,24 +236,24 @@ def test_egma_is_measured_by_the_same_command(tokenizer, sources, tmp_path):
     model = saved(tmp_path, EgmaForPreTraining(config), tokenizer, EgmaProcessor)
     result = evaluate(model)
     assert (tmp_path / "evaluation.md").is_file()
-    assert {"zero-shot, macro AUROC", "image-to-report P@1", "class queries, text to image P@1"} <= result[
+    assert {"zero_shot_macro_auroc", "retrieval_test_image_to_report_p@1", "text_to_image_p@1"} <= result[
         "scores"
     ].keys()
-    of_class = {name for name in result["scores"] if name.startswith("exclusive classes, accuracy, the ")}
-    assert {name.split(", the ")[1].split()[0] for name in of_class} == {"best", "mean"}
+    of_class = {name for name in result["scores"] if name.startswith("class_accuracy_")}
+    assert of_class == {"class_accuracy_max", "class_accuracy_mean"}
     scorer, prompts = load_scorer(model, ensemble="max"), yaml.safe_load(CLASS_PROMPTS.read_text())
     combinations = combinatorial_prompts(prompts["combinations"], 50)
     best = evaluate_classes(scorer, sources["test"], combinations, prompts["queries"], rounds=0)
-    (found,) = (score["value"] for name, score in result["scores"].items() if "accuracy, the best" in name)
-    assert found == best["accuracy"]
-    assert "no context" in result["not_measured"]["zero-shot with context"]
-    assert result["not_measured"]["disease head"] == "EGMA has none"
+    (found,) = (score["value"] for name, score in result["scores"].items() if name == "class_accuracy_max")
+    assert found == best["class_accuracy"].value
+    assert "no context" in missing_in(result)["zero_shot_macro_auroc_context"]
+    assert missing_in(result)["disease_head"] == "EGMA has none"
     sources["test"] = records("test", ["Mass", "Nodule", "Scar"], findings=lambda index: "")
     result = evaluate(model)
-    assert not result["scores"]
-    assert result["not_measured"]["retrieval of reports"] == "the data have no reports"
-    assert "none of the data's labels: Mass, " in result["not_measured"]["zero-shot, macro AUROC"]
-    assert "two are needed" in result["not_measured"]["exclusive classes"]
+    assert not measured_in(result)
+    assert missing_in(result)["retrieval_test_image_to_report"] == "the data have no reports"
+    assert "none of the data's labels: Mass, " in missing_in(result)["zero_shot_macro_auroc"]
+    assert "two are needed" in missing_in(result)["classes"]
 
 
 @pytest.fixture(scope="module")
@@ -255,15 +275,15 @@ def test_a_classifier_by_the_labels_it_shares_with_the_data(classifier, data, so
     with torch.no_grad():
         logits = model.eval()(**inputs).logits
     labels = np.array(data["test"]["labels"]) > 0
-    score = result["scores"]["classification, Edema: AUROC"]
+    score = result["scores"]["classification_auroc/Edema"]
     assert score["value"] == pytest.approx(roc_auc_score(labels[:, 0], logits[:, 2]))
-    assert "classification, Hernia: AUROC" not in result["scores"]
-    macro = result["scores"]["classification, macro AUROC"]
+    assert "classification_auroc/Hernia" not in result["scores"]
+    macro = result["scores"]["classification_macro_auroc"]
     assert {entry["data"] for entry in macro["published"]} == {"nih", "shenzhen"}
-    assert "validation_data" in result["not_measured"]["classification, F1"]
-    assert "started from" in result["not_measured"]["zero-shot"]
+    assert "validation_data" in missing_in(result)["classification_macro_f1"]
+    assert "started from" in missing_in(result)["alignment"]
     result = evaluate(classifier, output_dir=tmp_path, validation_data='{"name": "validation"}')
-    assert result["scores"]["classification, macro F1"]["low"] is not None
+    assert result["scores"]["classification_macro_f1"]["interval"]
     other = describe(sources["validation"], label_names=NAMES[::-1])
     with pytest.raises(ValueError, match="validation_data: its label names differ"):
         sources["validation"] = other
@@ -283,8 +303,8 @@ def test_what_fine_tuning_wrote_is_kept_to(classifier, data, sources, tmp_path):
     predicted = expit(opened.logits(data["test"]))[:, [0, 2]]
     targets = (np.array(data["test"]["labels"]) > 0)[:, [1, 0]]
     expected = classification_scores(predicted, targets, ["fracture", "Edema"], thresholds)
-    assert result["scores"]["classification, macro F1"]["value"] == expected["macro_f1"]
-    assert result["scores"]["classification, macro AUROC"]["value"] == expected["macro_auroc"]
+    assert result["scores"]["classification_macro_f1"]["value"] == expected["macro_f1"]
+    assert result["scores"]["classification_macro_auroc"]["value"] == expected["macro_auroc"]
     assert not result["notes"]
     record["settings"]["validation_data"] = '{"name": "phantom", "split": "test"}'
     (folder / "metrics.json").write_text(json.dumps(record))
@@ -295,7 +315,7 @@ def test_what_fine_tuning_wrote_is_kept_to(classifier, data, sources, tmp_path):
         "Its epoch and thresholds were chosen on the same split, phantom test.",
     ]
     again = evaluate(folder, no_context=False)
-    assert again["scores"]["classification, macro AUROC"] != result["scores"]["classification, macro AUROC"]
+    assert again["scores"]["classification_macro_auroc"] != result["scores"]["classification_macro_auroc"]
 
 
 def test_a_broken_classifier_is_an_error(classifier, tiny_checkpoint, tmp_path):
@@ -308,14 +328,14 @@ def test_a_broken_classifier_is_an_error(classifier, tiny_checkpoint, tmp_path):
     shutil.copytree(classifier, tmp_path / "exclusive")
     config = tmp_path / "exclusive" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"problem_type": "single_label_classification"}))
-    assert "exclusive" in evaluate(tmp_path / "exclusive")["not_measured"]["classification"]
+    assert "exclusive" in missing_in(evaluate(tmp_path / "exclusive"))["classification"]
 
 
 def test_a_classifier_of_other_labels(classifier, sources, tmp_path):
     sources["test"] = records("test", ["Mass", "Nodule", "Scar"])
     result = evaluate(classifier, output_dir=tmp_path)
-    assert "none of the data's labels: Mass, Nodule, Scar" in result["not_measured"]["classification"]
-    assert not result["scores"]
+    assert "none of the data's labels: Mass, Nodule, Scar" in missing_in(result)["classification"]
+    assert not measured_in(result)
 
 
 def test_masks(tokenizer, sources, tmp_path):
@@ -324,8 +344,8 @@ def test_masks(tokenizer, sources, tmp_path):
     network = CoGazeForSemanticSegmentation(CoGazeConfig.tiny(vocab_size=300, **small.COGAZE, **fields)).eval()
     model = saved(tmp_path, network, tokenizer)
     result, again = evaluate(model), evaluate(model, batch_size=5)
-    assert {name: score["value"] for name, score in again["scores"].items()} == pytest.approx(
-        {name: score["value"] for name, score in result["scores"].items()}
+    assert {name: score["value"] for name, score in measured_in(again).items()} == pytest.approx(
+        {name: score["value"] for name, score in measured_in(result).items()}
     )
     processor = AutoProcessor.from_pretrained(tmp_path)
     batch = processor.collate([record | {"findings": "", "labels": []} for record in sources["test"]])
@@ -341,21 +361,21 @@ def test_masks(tokenizer, sources, tmp_path):
     overlap = (predicted & mask).sum((1, 2))[:, None].numpy()
     sizes = [x.sum((1, 2))[:, None].numpy() for x in (predicted, mask)]
     expected = dice_scores(overlap, *sizes, ["Mass"])["dice_lesion"]
-    found = result["scores"]["segmentation, Mass: Dice on images with one"]
-    assert found["value"] == pytest.approx(expected) and found["low"] <= found["value"] <= found["high"]
+    found = result["scores"]["segmentation_dice_lesion/Mass"]
+    assert found["value"] == pytest.approx(expected) and within(found)
     assert "CoGaze: rsna 0.802, tbx11k 0.966" in (tmp_path / "evaluation.md").read_text()
     # Neither is anything but the data read, nor a class averaged that they have no mask of.
     with_masks = sources["test"]
     masses = records("test", regions=lambda index: [r for r in with_masks[index]["regions"] if r["label"] == "Mass"])
     sources["test"] = describe(masses, source="phantom")
     alone = evaluate(model, validation_data='{"name": "none"}')
-    assert alone["not_measured"]["segmentation, Fracture"] == "the data have no mask of it"
+    assert missing_in(alone)["segmentation_dice_lesion/Fracture"] == "the data have no mask of it"
     own = dice_scores(overlap, *sizes, ["Mass"])
-    assert alone["scores"]["segmentation, Dice over all images"]["value"] == pytest.approx(own["dice"])
+    assert alone["scores"]["segmentation_dice"]["value"] == pytest.approx(own["dice"])
     (tmp_path / "metrics.json").write_text('{"settings": {"mask_threshold": 0.999}}')
-    assert evaluate(model)["scores"]["segmentation, Dice over all images"]["value"] != pytest.approx(own["dice"])
+    assert evaluate(model)["scores"]["segmentation_dice"]["value"] != pytest.approx(own["dice"])
     sources["test"] = records("test", regions=lambda index: [])
-    assert evaluate(model)["not_measured"]["segmentation"] == "the data have no masks or boxes"
+    assert missing_in(evaluate(model))["segmentation"] == "the data have no masks or boxes"
 
 
 @pytest.mark.parametrize(
@@ -368,8 +388,8 @@ def test_one_mask_of_all_regions(tokenizer, sources, tmp_path, label, own, measu
     network = CoGazeForSemanticSegmentation(CoGazeConfig.tiny(vocab_size=300, **small.COGAZE, **fields))
     sources["test"] = records("test", own)
     result = evaluate(saved(tmp_path, network, tokenizer))
-    assert ("segmentation, Dice over all images" in result["scores"]) is measured
-    assert ("segmentation" in result["not_measured"]) is not measured
+    assert ("segmentation_dice" in measured_in(result)) is measured
+    assert ("segmentation" in missing_in(result)) is not measured
 
 
 def test_reports(tokenizer, sources, tmp_path):
@@ -379,26 +399,26 @@ def test_reports(tokenizer, sources, tmp_path):
     network.generation_config.update(max_new_tokens=8)
     model = saved(tmp_path, network, tokenizer)
     result = evaluate(model, metrics="rouge")
-    assert list(result["scores"]) == ["reports, ROUGE-L"]
-    published = result["scores"]["reports, ROUGE-L"]["published"]
+    assert list(measured_in(result)) == ["ROUGE-L"]
+    published = result["scores"]["ROUGE-L"]["published"]
     assert "References of free text: whole, unlike the papers'" in (tmp_path / "evaluation.md").read_text()
-    assert result["scores"]["reports, ROUGE-L"]["on"] == "24 studies"
+    assert result["scores"]["ROUGE-L"]["on"] == "24 studies"
     assert {"system": "MLRG", "paper": "arXiv 2603.26049", "data": "mimic_cxr", "value": 0.32} in published
     result = evaluate(model, metrics="chexbert")
-    assert not result["scores"] and "reports, CheXbert-14 micro F1" in result["not_measured"]
+    assert not measured_in(result) and "CheXbert-14 micro F1" in missing_in(result)
     sources["test"] = records("test", findings=lambda index: "")
-    assert evaluate(model)["not_measured"]["reports"] == "the data have no reference reports"
+    assert missing_in(evaluate(model))["reports"] == "the data have no reference reports"
 
 
 def test_published_numbers_of_the_same_data_come_first():
-    assert [entry["value"] for entry in published_measure("class_accuracy", "rsna")] == [0.5781, 0.4309]
-    nih = published_measure("classification_auroc", "nih")
+    assert [entry["value"] for entry in published("class_accuracy", "rsna")] == [0.5781, 0.4309]
+    nih = published("classification_macro_auroc", "nih")
     assert [(entry["system"], entry["of"], entry["value"]) for entry in nih][:2] == [
         ("CoGaze", "1 % of labels", 0.807),
         ("CoGaze", "10 %", 0.844),
     ]
-    assert {entry["data"] for entry in published_measure("dice", "phantom")} == {"rsna", "tbx11k"}
-    assert published_measure("unknown") == []
+    assert {entry["data"] for entry in published("segmentation_dice", "phantom")} == {"rsna", "tbx11k"}
+    assert published("unknown") == []
 
 
 def test_published_numbers_are_of_data_sets_that_can_be_loaded():

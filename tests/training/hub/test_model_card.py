@@ -8,25 +8,28 @@ import yaml
 
 from modeling_cogaze import CoGazeConfig, EgmaConfig
 from training.hub.model_card import measurements, model_card, read_metrics
+from training.metrics.scores import Score
 
+SCORES = {
+    "zero_shot_macro_auroc": {"value": 0.66071, "interval": [0.6422, 0.678], "chance": 0.5},
+    "zero_shot_macro_auroc_context": {
+        "value": 0.6796,
+        "interval": [0.6604, 0.7008],
+        "chance": 0.5,
+        "baselines": {"with a blank image": 0.5659},
+    },
+    "gaze_pointing_game": {"value": 0.831, "interval": [0.8175, 0.842], "baselines": {"mean map": 0.641}},
+    "zero_shot_auroc/Pleural Effusion": {"value": 0.8314},
+    "zero_shot_auroc/Pneumothorax": {"value": 0.5224},
+    "zero_shot_auroc/Fracture": {"value": 0.5999},
+    "zero_shot_auroc/Edema": {"value": 0.6001},
+    "zero_shot_macro_auroc/sex/F": {"value": 0.652, "interval": [0.62, 0.68], "on": "300 images, 12 findings"},
+    "reports": {"not_computed": "the checkpoint has no such head: fine-tune it"},
+}
 METRICS = {
     "measured_on": "681 images of 313 patients.",
     "test_data": {"source": "phantom", "split": "test"},
-    "zero_shot_macro_auroc": 0.66071,
-    "zero_shot_macro_auroc_interval": [0.6422, 0.678],
-    "zero_shot_macro_auroc_chance": 0.5,
-    "zero_shot_macro_auroc_context": 0.6796,
-    "zero_shot_macro_auroc_context_interval": [0.6604, 0.7008],
-    "zero_shot_macro_auroc_context_blank_image": 0.5659,
-    "zero_shot_macro_auroc_context_blank_image_interval": [0.54, 0.5939],
-    "gaze_pointing_game": 0.831,
-    "gaze_pointing_game_interval": [0.8175, 0.842],
-    "gaze_pointing_game_mean_map": 0.641,
-    "zero_shot_auroc": {"Pleural Effusion": 0.8314, "Pneumothorax": 0.5224, "Fracture": 0.5999, "Edema": 0.6001},
-    "zero_shot_groups": {
-        "sex": {"F": {"images": 300, "findings": 12, "macro_auroc": 0.652, "macro_auroc_interval": [0.62, 0.68]}}
-    },
-    "retrieval_queries": 681,
+    "scores": SCORES,
 }
 TRAINING = {
     "train_runtime": 7200.0,
@@ -58,7 +61,7 @@ def test_every_result_with_an_interval_is_a_row_beside_its_baselines(config):
         "| zero-shot macro AUROC, with indication and history | 0.680 [0.660, 0.701] | chance 0.500, "
         "with a blank image 0.566 |",
         "| gaze pointing game | 0.831 [0.818, 0.842] | mean map 0.641 |",
-        "| sex | F | 300 | 12 | 0.652 [0.620, 0.680] |",
+        "| sex F | 300 images, 12 findings | 0.652 [0.620, 0.680] |",
         "| Pleural Effusion | 0.831 |",
         "AUROC below 0.6): Fracture, Pneumothorax.",
     ):
@@ -139,16 +142,10 @@ def test_three_lines_load_the_class_that_was_saved(config, auto_class):
     assert {"cogaze2026", "egma2024"} <= set(re.findall(r"@\w+\{(\w+),", body))
 
 
-def test_scores_of_reports_are_measurements_too():
-    scores = {"BLEU4": {"value": 0.175, "low": 0.17, "high": 0.18}, "CIDEr": {"not_computed": "no Java"}}
-    (found,) = measurements({"scores": scores})
-    assert (found.name, found.value, found.interval) == ("BLEU4", 0.175, (0.17, 0.18))
-
-
-def test_scores_of_downstream_tasks_are_measurements_but_not_those_of_single_classes():
-    row = {"mean": 0.81, "std": None, "interval": [0.8, 0.82]}
-    found = measurements({"metrics": {"macro_auroc": row, "auroc/Edema": row, "macro_f1": row | {"interval": None}}})
-    assert [(each.name, each.value, each.interval) for each in found] == [("macro_auroc", 0.81, (0.8, 0.82))]
+def test_measurements_have_an_interval_and_are_not_of_a_single_class():
+    row = {"value": 0.81, "interval": [0.8, 0.82]}
+    scores = {"BLEU-4": row, "CIDEr": {"not_computed": "no Java"}, "auroc/Edema": row, "macro_f1": {"value": 0.5}}
+    assert measurements({"scores": scores}) == [Score("BLEU-4", 0.81, (0.8, 0.82))]
 
 
 def test_metrics_of_other_weights_and_without_intervals_are_refused(tmp_path):
@@ -157,7 +154,14 @@ def test_metrics_of_other_weights_and_without_intervals_are_refused(tmp_path):
     assert len(read_metrics([path], "abc")) == 1
     with pytest.raises(ValueError, match="measured on other weights"):
         read_metrics([path], "abd")
-    path.write_text(json.dumps({"zero_shot_macro_auroc": 0.6}))
+    for earlier in (
+        {"zero_shot_macro_auroc": 0.6, "zero_shot_macro_auroc_interval": [0.5, 0.7]},
+        {"scores": {"BLEU-4": {"value": 0.1, "low": 0.0, "high": 0.2}}},
+    ):
+        path.write_text(json.dumps(earlier))
+        with pytest.raises(ValueError, match=r"metrics\.json: .*measure .*again"):
+            read_metrics([path], "abc")
+    path.write_text(json.dumps({"scores": {"zero_shot_macro_auroc": {"value": 0.6}}}))
     with pytest.raises(ValueError, match="no result with an interval"):
         read_metrics([path], "abc")
     with pytest.raises(ValueError, match="metrics: no file"):

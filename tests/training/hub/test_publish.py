@@ -32,7 +32,7 @@ from training import publish
 from training.data.feature_cache import weights_fingerprint
 
 ROOT = Path(__file__).resolve().parents[3]
-RESULT = {"zero_shot_macro_auroc": 0.7654, "zero_shot_macro_auroc_interval": [0.7, 0.8]}
+RESULT = {"scores": {"zero_shot_macro_auroc": {"value": 0.7654, "interval": [0.7, 0.8]}}}
 PROMPTS = ["Right pleural effusion.", "No acute cardiopulmonary process."]
 
 # Runs commands one after the other, each with its own token, and says how each went and where the repository was then.
@@ -327,7 +327,8 @@ def test_nothing_is_uploaded_offline(checkpoints, capsys):
 def test_a_card_without_measured_results_is_refused(copy, tmp_path, capsys):
     to = ("--output_dir", tmp_path / "tree")
     for metrics, reason in (
-        ({"zero_shot_macro_auroc": 0.7}, "holds no result with an interval"),
+        ({"scores": {"zero_shot_macro_auroc": {"value": 0.7}}}, "holds no result with an interval"),
+        ({"zero_shot_macro_auroc": 0.7}, "it has no scores; measure them again"),
         (RESULT | {"weights": "0" * 32}, "was measured on other weights"),
     ):
         (copy / "metrics.json").write_text(json.dumps(metrics))
@@ -399,13 +400,13 @@ def test_a_report_model_is_published_as_what_it_is(checkpoints, tmp_path, capsys
     model = CoGazeForConditionalGeneration.from_pretraining(checkpoints[0], tokenizer, num_attention_heads=2)
     folder = Path(shutil.copytree(checkpoints[0], tmp_path / "reports"))
     model.save_pretrained(folder)
-    scores = {"scores": {"BLEU4": {"value": 0.123, "low": 0.1, "high": 0.15}}, "reports": 40}
+    scores = {"scores": {"BLEU-4": {"value": 0.123, "interval": [0.1, 0.15]}}, "reports": 40}
     (folder / "metrics.json").write_text(json.dumps(scores))
     code, said = published(capsys, *flags(folder, "--repo", "org/reports", "--output_dir", tmp_path / "tree"))
     assert code == 0 and "added generation_config.json" in said
     card = (tmp_path / "tree" / "README.md").read_text()
     assert 'AutoModelForImageTextToText.from_pretrained("org/reports"' in card
-    assert "| BLEU4 | 0.123 [0.100, 0.150] |" in card
+    assert "| BLEU-4 | 0.123 [0.100, 0.150] |" in card
     assert "may state what the image does not show" in card
 
 

@@ -9,7 +9,6 @@ from training.metrics.alignment import (
     best_f1_threshold,
     f1_at,
     gaze_pointing_game,
-    grouped_bootstrap,
     jensen_shannon,
     phrase_grounding,
     retrieval_scores,
@@ -91,18 +90,3 @@ def test_phrase_grounding_by_hand():
     assert hits.tolist() == [True, False]
     assert contrast[0] > 1e3
     assert contrast[1] == pytest.approx((0.1 - 0.4) / 0.1)
-
-
-def test_bootstrap_draws_whole_groups():
-    groups = ["a"] * 5 + ["b"] * 5
-    values = np.array([0.0] * 5 + [1.0] * 5)
-    low, high = grouped_bootstrap(lambda rows: values[rows].mean(), groups, rounds=200)
-    assert (low, high) == (0.0, 1.0)
-    means = {values[rows].mean() for rows in _drawn(groups)}
-    assert means <= {0.0, 0.5, 1.0}
-
-
-def _drawn(groups):
-    seen = []
-    grouped_bootstrap(lambda rows: seen.append(rows) or 0.0, groups, rounds=50)
-    return seen

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from training.metrics.alignment import bootstrap_intervals, grouped_bootstrap
 from training.metrics.downstream import classification_scores, dice_scores, f1_thresholds
 
 
@@ -52,15 +51,3 @@ def test_dice_is_the_mean_over_findings_and_leaves_out_findings_without_a_lesion
     assert found["dice"] == pytest.approx((2 / 3 + 1) / 2)
     assert found["dice_lesion"] == pytest.approx(2 / 3) and "dice_lesion/b" not in found
     assert np.isnan(dice_scores(overlap * 0, predicted * 0, mask * 0, ["a", "b"])["dice_lesion"])
-
-
-def test_several_intervals_are_those_of_each_alone():
-    values = np.random.default_rng(0).normal(size=50)
-    groups = np.repeat(np.arange(25), 2)
-    both = bootstrap_intervals(
-        lambda rows: {"mean": values[rows].mean(), "max": values[rows].max(), "never": np.nan}, groups, 50, seed=3
-    )
-    assert set(both) == {"mean", "max"}
-    assert both["mean"] == grouped_bootstrap(lambda rows: values[rows].mean(), groups, 50, seed=3)
-    assert both["mean"][0] < values.mean() < both["mean"][1]
-    assert np.isnan(grouped_bootstrap(lambda rows: np.nan, groups, 5)).all()
