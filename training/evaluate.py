@@ -16,6 +16,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
+from processing.datasets.overlaps import warn_of_overlaps
 from processing.datasets.phantom.loading import load_phantom_gallery
 from processing.datasets.records import facts_of, label_names
 from training.data.checking import keep_good_records
@@ -147,6 +148,7 @@ def other_data(arguments, data: Dataset, wanted: set[str], processor, own_thresh
             check_patients_apart({"data": data["patient_id"], f"{split}_data": found[split]["patient_id"]})
     if "validation" in found and label_names(found["validation"]) != label_names(data):
         raise ValueError("validation_data: its label names differ from those of data.")
+    warn_of_overlaps({"data": data} | {f"{split}_data": dataset for split, dataset in found.items()})
     if "gallery" in wanted:
         if arguments.gallery_data:
             found["gallery"], _ = usable_records(arguments.gallery_data, "gallery_data", processor)

@@ -43,6 +43,7 @@ def records(split: str, names=NAMES, **changes) -> Dataset:
                 "image_id": f"i{number}",
                 "study_id": f"s{number}",
                 "patient_id": f"p{number // 2}",
+                "study_date": "",
                 "view_position": "PA",
                 "patient_age": 60.0,
                 "patient_sex": "F",
