@@ -86,29 +86,6 @@ def gaze_targets(
     return targets.reshape(len(seconds), rows * columns).astype(np.float32)
 
 
-def render_heatmap(
-    reading: Mapping,
-    image_size: tuple[int, int],
-    size: tuple[int, int] | None = None,
-    sentence: int | None = None,
-    crop: tuple[float, float, float, float] | None = None,
-) -> np.ndarray:
-    """The same targets as a picture: seconds of looking per pixel.
-
-    Args:
-        reading, image_size, crop: as in `gaze_targets`.
-        size: (width, height) of the picture; default `image_size`.
-        sentence: index of one sentence; default the whole reading.
-
-    Returns:
-        (height, width) float32.
-    """
-    width, height = size or image_size
-    sentences = [] if sentence is None else [reading["sentences"][sentence]]
-    targets = gaze_targets({**reading, "sentences": sentences}, image_size, (height, width), crop)
-    return targets[0].reshape(height, width)
-
-
 def rendered_targets(
     reading: Mapping,
     image_size: tuple[int, int],
@@ -192,34 +169,6 @@ def clean_fixations(reading: Mapping, image_size: tuple[int, int]) -> tuple[dict
         return dict(reading), 0
     kept = [fixation for fixation, drop in zip(reading["fixations"], dropped, strict=True) if not drop]
     return {**reading, "fixations": kept}, int(dropped.sum())
-
-
-def top_fraction(targets: np.ndarray, fraction: float = 0.25) -> np.ndarray:
-    """Sharpen each row: keep the largest `fraction` of its visible entries (at least one), as a distribution.
-
-    Visible is what an 8-bit heatmap keeps: above 0.5/255 of the row's maximum. Equal values at the border are kept in
-    order of position. CoGaze paper, soft gaze guidance, rho = 0.25.
-
-    Args:
-        targets: (rows, patches), not negative.
-        fraction: above 0, at most 1.
-
-    Returns:
-        (rows, patches) of the same dtype; rows sum to 1, those without mass are all zero.
-
-    Raises:
-        ValueError: fraction out of range.
-    """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction: {fraction} is not in (0, 1].")
-    visible = targets > VISIBLE * targets.max(axis=1, keepdims=True, initial=0)
-    kept = np.maximum(1, np.floor(fraction * visible.sum(axis=1, keepdims=True)))
-    order = np.argsort(-targets, axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(targets.shape[1])[None], axis=1)
-    sharp = np.where(visible & (rank < kept), targets, 0)
-    total = sharp.sum(axis=1, keepdims=True)
-    return np.divide(sharp, total, out=np.zeros_like(sharp), where=total > 0)
 
 
 def _mass(edges, centre, sigma, low, high) -> np.ndarray:
@@ -307,8 +256,8 @@ def _fixations(reading: Mapping, name: str) -> np.ndarray:
     fields = ("x", "y", "begin", "end", "sigma_x", "sigma_y")
     table = _numbers([[f.get(field) for field in fields] for f in fixations], 6, name)
     whole = (np.nan,) * 4
-    shown = [s if (s := f.get("shown")) is not None and len(s) else whole for f in fixations]
-    shown = _numbers(shown, 4, f"{name} (shown)")
+    shown = [f.get("shown") for f in fixations]
+    shown = _numbers([whole if area is None or area == [] else area for area in shown], 4, f"{name} (shown)")
 
     _refuse(~np.isfinite(table[:, :4]), name, "a coordinate or time that is missing or not finite", "leave it out")
     _check_times(table[:, 2:4], name)

@@ -15,7 +15,7 @@ from transformers import BatchFeature, BitImageProcessor, ProcessorMixin
 from .gaze import clean_fixations, gaze_targets, heatmap_targets, validate_reading
 from .radiographs import read_radiograph
 from .report_text import ReportTextMixin
-from .targets import label_tensor, mask_tensor, masks_of_original
+from .targets import in_proportion, label_tensor, mask_tensor, masks_of_original
 
 # Index 0 is "unknown". The rest are MIMIC-CXR's, the usual ones first.
 VIEW_POSITIONS = (
@@ -193,6 +193,8 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         given = _as_batch({name: value for name, value in arguments.items() if value is not None})
         if not given and text is None:
             raise ValueError("images: give at least one input.")
+        if "gaze" in given:
+            given["gaze"] = [_readings(readings, f"gaze[{i}]") for i, readings in enumerate(given["gaze"])]
         data = {}
         sizes = boxes = None
         if "images" in given:
@@ -200,6 +202,8 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
             framed = [self._framed(picture) for picture in pictures]
             data["pixel_values"] = self.image_processor(framed, return_tensors="pt")["pixel_values"]
             sizes = _sizes(given.get("image_size"), [picture.size for picture in pictures])
+            if "gaze" in given:
+                _check_proportions([picture.size for picture in pictures], sizes, given["gaze"])
             boxes = [self.crop_box(p.size, size) for p, size in zip(pictures, sizes, strict=True)]
         elif "image_size" in given:
             sizes = _sizes(given["image_size"], given["image_size"])
@@ -254,7 +258,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         collate = partial(self._collate, optional=optional, report_labels=report_labels)
         try:
             return collate(records)
-        except ValueError:
+        except Exception:  # whatever is wrong with one record, it is named, and the others can go on
             reasons = {i: reason for i, record in enumerate(records) if (reason := _fault(collate, record))}
             if not reasons:
                 raise
@@ -362,6 +366,8 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
                 raise ValueError(
                     f"{name}[{i}]: {len(value)} characters are more than {self.max_characters}; give the section alone."
                 )
+            if value != _whole(value):
+                raise ValueError(f"{name}[{i}]: it holds half of a surrogate pair; decode the text anew.")
             texts.append(self._special.sub(" ", value).strip())
         return texts
 
@@ -410,10 +416,10 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
     def _gaze(self, gaze, sizes, boxes, reports: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
         texts, targets, image_index, is_full = [], [], [], []
         for i, readings in enumerate(gaze):
-            readings = [readings] if isinstance(readings, Mapping) else readings or []
             for j, reading in enumerate(readings):
                 name = f"gaze[{i}][{j}]"
-                spoken = self._texts([sentence["text"] for sentence in reading.get("sentences") or []], f"{name}.text")
+                sentences = reading.get("sentences") or []
+                spoken = self._texts([sentence.get("text") for sentence in sentences], f"{name}.text")
                 rows = self._targets(reading, len(spoken), sizes[i], boxes[i], name)
                 targets.append(rows)
                 whole = " ".join(spoken) or (reports[i] if reports else "")
@@ -443,7 +449,10 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
                 f"{name}.heatmaps: {len(pictures)} pictures for {sentences} sentences; give one per sentence, then the "
                 "full transcript's."
             )
-        return heatmap_targets(pictures, self.grid_size, size, box)
+        try:
+            return heatmap_targets(pictures, self.grid_size, size, box)
+        except ValueError as error:
+            raise ValueError(f"{name}.heatmaps: {error}") from error
 
     def _pixel_size(self) -> tuple[int, int]:
         """Height and width of the pixel values."""
@@ -458,6 +467,8 @@ def _fault(collate: Callable[[list[Mapping]], BatchFeature], record: Mapping) ->
         collate([record])
     except ValueError as error:
         return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
     return None
 
 
@@ -468,6 +479,8 @@ def study_number(name: str) -> int:
 
 def _study_numbers(names: Sequence) -> torch.Tensor:
     for i, name in enumerate(names):
+        if isinstance(name, str) and name != _whole(name):
+            raise ValueError(f"study_id[{i}]: it holds half of a surrogate pair; decode the text anew.")
         if name is None or name != name or str(name).strip().lower() in ("", "nan", "none"):
             raise ValueError(
                 f"study_id[{i}]: {name!r} names no study; give each its own, since equal names are positives."
@@ -516,6 +529,38 @@ def _sizes(given, stored, name: str = "image_size") -> list[tuple[int, int]]:
             raise ValueError(f"{name}[{i}]: {size} is not a (width, height) in pixels.")
         sizes.append((width, height))
     return sizes
+
+
+def _whole(text: str) -> str:
+    """The text without halves of surrogate pairs, which cannot be encoded."""
+    return text.encode("utf-8", "ignore").decode()
+
+
+def _readings(value, name: str) -> list[Mapping]:
+    """One reading or several, or none, as a list; their parts are lists of mappings."""
+    readings = [] if value is None else [value] if isinstance(value, Mapping) else value
+    if not isinstance(readings, Sequence) or isinstance(readings, str | bytes):
+        raise ValueError(f"{name}: {type(value).__name__} is no reading; give a mapping, a list of them, or None.")
+    for j, reading in enumerate(readings):
+        if not isinstance(reading, Mapping):
+            raise ValueError(f"{name}[{j}]: {type(reading).__name__} is no reading; give a mapping.")
+        for part in ("sentences", "fixations"):
+            items = reading.get(part) or []
+            if not isinstance(items, Sequence) or not all(isinstance(item, Mapping) for item in items):
+                raise ValueError(f"{name}[{j}].{part}: it is no list of mappings; see `validate_reading`.")
+        if not isinstance(reading.get("heatmaps", []), Sequence):
+            raise ValueError(f"{name}[{j}].heatmaps: it is no list; give one picture per sentence and the full one.")
+    return list(readings)
+
+
+def _check_proportions(pictures: Sequence, sizes: Sequence, gaze: Sequence) -> None:
+    """Gaze is measured in the original's pixels: a picture that was turned or cut would show it elsewhere."""
+    for i, ((width, height), (across, down), readings) in enumerate(zip(pictures, sizes, gaze, strict=True)):
+        if readings and not in_proportion(height, width, down, across):
+            raise ValueError(
+                f"image_size[{i}]: {across:g} x {down:g} for a picture of {width} x {height}; gaze needs the whole "
+                "radiograph in its proportions: give the size that it was recorded on, or leave the gaze out."
+            )
 
 
 def _resized(width: int, height: int, size) -> tuple[int, int]:

@@ -66,7 +66,7 @@ class EgmaProcessor(CoGazeProcessor):
         if "gaze" not in given and "findings" not in given:
             return {}
         count = len(given.get("gaze", given.get("findings")))
-        readings = given.get("gaze", [None] * count)
+        readings = given.get("gaze", [[]] * count)
         if "findings" in given:
             reports = self._texts(given["findings"], "findings")
             readings = [
@@ -75,16 +75,15 @@ class EgmaProcessor(CoGazeProcessor):
             ]
         return self._gaze(readings, sizes or [None] * count, boxes or [None] * count)
 
-    def _written(self, report: str, index: int) -> dict:
-        """A report as a reading of sentences that nobody looked anywhere for."""
+    def _written(self, report: str, index: int) -> list[dict]:
+        """A report as one reading of sentences that nobody looked anywhere for."""
         sentences = split_sentences(report)
         if not sentences:
             raise ValueError(f"findings[{index}]: it has no sentence, and there is no transcript; leave the study out.")
-        return {"sentences": [{"text": sentence} for sentence in sentences], "written": True}
+        return [{"sentences": [{"text": sentence} for sentence in sentences], "written": True}]
 
-    def _with_words(self, readings: Mapping | Sequence[Mapping], report: str) -> list[Mapping]:
+    def _with_words(self, readings: Sequence[Mapping], report: str) -> list[Mapping]:
         """The readings, those without sentences (and without heatmaps) with the report's."""
-        readings = [readings] if isinstance(readings, Mapping) else readings
         written = {"sentences": [{"text": sentence} for sentence in split_sentences(report)], "written": True}
         return [
             reading if reading.get("sentences") or "heatmaps" in reading else {**reading, **written}

@@ -2,29 +2,29 @@
 
 import io
 import os
-import struct
+import stat
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+
+from .dicom import read_dicom
 
 MAX_PIXELS = 40_000_000  # more than twice the largest detectors (about 4300 x 4300)
 MAX_BYTES = 256 * 2**20
 MIN_SIDE = 16
+ORIENTATION = 0x0112  # EXIF: how a camera was held
 MAX_COLOUR = 24.0  # mean distance between the largest and the smallest of R, G, B; tinted film scans stay below
-RADIOGRAPHIC_MODALITIES = ("CR", "DX", "RG", "RF", "XA", "OT", "SC", "MG", "PX", "IO", "")
 DETECTOR_BITS = (8, 10, 12, 14, 16)
-MISLABELLED_POLARITY = -0.2
-# A transfer syntax that is inflated whole, to any size, before anything can be checked.
-DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 def read_radiograph(
     source: Any, name: str = "image", max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> Image.Image:
-    """One radiograph as it is to be looked at: PIL mode "L", at its stored size and orientation.
+    """One radiograph as it is to be looked at: PIL mode "L", at its stored size, turned as its EXIF orientation says.
 
     PNG and JPEG: grey, RGB, RGBA (over black) and palette become luminance. 16-bit grey is scaled linearly from the
     smallest detector depth that holds its largest value (8, 10, 12, 14 or 16 bits), so zero stays black. DICOM, told by
@@ -50,7 +50,8 @@ def read_radiograph(
     else:
         data, name = _read_bytes(source, name, max_bytes)
         if data[128:132] == b"DICM":
-            picture = _from_dicom(data, name, max_pixels)
+            size = partial(_check_size, name=name, max_pixels=max_pixels)
+            picture = _from_pil(Image.fromarray(read_dicom(data, name, size)), name, max_pixels)
         else:
             picture = _from_file(data, name, max_pixels)
     darkest, brightest = picture.getextrema()
@@ -67,10 +68,13 @@ def _read_bytes(source, name: str, max_bytes: int) -> tuple[bytes, str]:
     if isinstance(source, str | os.PathLike):
         name = f"{name} ({os.fspath(source)})" if os.fspath(source) not in name else name
         try:
+            if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would be waited for, for ever
+                raise ValueError("it is no regular file")
             with open(source, "rb") as file:
                 data = file.read(max_bytes + 1)
-        except OSError as error:
-            raise ValueError(f"{name}: it cannot be opened ({error.strerror}); check the path.") from error
+        except (OSError, ValueError) as error:  # ValueError: a path with a null byte or a lone surrogate
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(_printable(f"{name}: it cannot be opened ({reason}); check the path.")) from error
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source[: max_bytes + 1])
     elif hasattr(source, "read"):
@@ -85,6 +89,10 @@ def _read_bytes(source, name: str, max_bytes: int) -> tuple[bytes, str]:
     if len(data) > max_bytes:
         raise ValueError(f"{name}: the file has more than {max_bytes} bytes; no radiograph needs as many.")
     return data, name
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _from_file(data: bytes, name: str, max_pixels: int) -> Image.Image:
@@ -109,11 +117,22 @@ def _from_pil(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
         picture.load()
     except Exception as error:
         raise ValueError(f"{name}: the picture data are damaged or cut short; fetch the file again.") from error
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    try:
+        return _luminance(picture, name, max_pixels)
+    except (KeyError, OSError, RuntimeError) as error:
+        raise ValueError(f"{name}: pictures of mode {picture.mode} are not read; save it as grey or RGB.") from error
+
+
+def _luminance(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if picture.mode == "L":
         return picture
+    if picture.mode in ("La", "RGBa"):  # colour that is multiplied by alpha: Pillow divides it only into these
+        picture = picture.convert(picture.mode.upper())
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         return _from_array(np.asarray(picture), name, max_pixels)
-    if picture.mode in ("1", "LA", "La"):
+    if picture.mode in ("1", "LA"):
         alpha = picture.getchannel("A") if "A" in picture.getbands() else None
         grey = picture.convert("L")
         return Image.composite(grey, Image.new("L", grey.size), alpha) if alpha else grey
@@ -157,118 +176,3 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise ValueError(f"{name}: {width} x {height} is more than {max_pixels} pixels; reduce it first.")
     if min(width, height) < MIN_SIDE:
         raise ValueError(f"{name}: {width} x {height} is too small for a radiograph; give at least {MIN_SIDE} a side.")
-
-
-def _from_dicom(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    try:
-        import pydicom.encaps
-        import pydicom.pixels
-    except ImportError as error:
-        raise ImportError(f"{name}: reading DICOM needs `pip install pydicom pylibjpeg[all]`.") from error
-    if DEFLATED in data:
-        raise ValueError(f"{name}: deflated DICOM is not read; store it in another transfer syntax.")
-    try:
-        dataset = pydicom.dcmread(io.BytesIO(data))
-    except Exception as error:
-        raise ValueError(f"{name}: the DICOM is damaged or cut short; fetch the file again.") from error
-    _check_dicom(dataset, name, max_pixels)
-    try:
-        _check_coded(dataset, pydicom.encaps)
-        stored = dataset.pixel_array
-        share = _display_share(stored, dataset, pydicom.pixels) if stored.ndim == 2 else None
-    except Exception as error:
-        raise ValueError(
-            f"{name}: its pixels cannot be decoded; fetch it again, or install pylibjpeg[all] if it is compressed."
-        ) from error
-    if share is None:
-        return _from_array(stored, name, max_pixels)
-    padding = _padding(stored, dataset)
-    picture = _picture(share, padding)
-    if dataset.PhotometricInterpretation != "MONOCHROME1":
-        return picture
-    inverted = _picture(1 - share, padding)
-    if _frontal_polarity(inverted) < MISLABELLED_POLARITY:
-        warnings.warn(f"{name}: labelled MONOCHROME1, but stored as MONOCHROME2; read as that.", stacklevel=3)
-        return picture
-    return inverted
-
-
-def _picture(share: np.ndarray, padding: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.rint(np.where(padding, 0, share) * 255).astype(np.uint8))
-
-
-def _frontal_polarity(picture: Image.Image) -> float:
-    """Correlation, -1 to 1, with a sketch of a frontal chest: mediastinum and abdomen bright, lungs and corners dark.
-
-    721 of 721 frontal NIH radiographs come out above 0, half of them above 0.57; their negatives have the other sign.
-    """
-    y, x = (np.mgrid[0:24, 0:24] + 0.5) / 24
-    lung = np.exp(-(((abs(x - 0.5) - 0.21) / 0.11) ** 2) - ((y - 0.42) / 0.2) ** 2)
-    mediastinum = np.exp(-(((x - 0.5) / 0.08) ** 2)) * (y > 0.2)
-    abdomen = (y > 0.8) & (abs(x - 0.5) < 0.35)
-    corner = (y < 0.12) & (abs(x - 0.5) > 0.3)
-    sketch = 0.8 * mediastinum + 0.6 * abdomen - lung - corner
-    small = np.asarray(picture.resize((24, 24), Image.Resampling.BOX), np.float64)
-    return float(np.nan_to_num(np.corrcoef(small.ravel(), sketch.ravel())[0, 1]))
-
-
-def _check_dicom(dataset, name: str, max_pixels: int) -> None:
-    modality = str(dataset.get("Modality") or "")
-    if modality not in RADIOGRAPHIC_MODALITIES:
-        raise ValueError(f"{name}: a DICOM of modality {modality} is no radiograph; leave it out.")
-    if "PixelData" not in dataset or not dataset.get("Rows") or not dataset.get("Columns"):
-        raise ValueError(f"{name}: the DICOM holds no picture; leave it out.")
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise ValueError(f"{name}: the DICOM holds {dataset.NumberOfFrames} frames; give one radiograph at a time.")
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        raise ValueError(f"{name}: a DICOM in palette colours is no radiograph; export it as a grey picture.")
-    _check_size(int(dataset.Columns), int(dataset.Rows), name, max_pixels)
-
-
-def _check_coded(dataset, encaps) -> None:
-    """A decoder makes room for what the compressed picture says of its size, whatever the DICOM's header says."""
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        coded = _coded_size(encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
-        if coded not in (None, (dataset.Columns, dataset.Rows, dataset.SamplesPerPixel)):
-            raise ValueError(f"coded size {coded}")
-
-
-def _coded_size(coded: bytes) -> tuple[int, int, int] | None:
-    """Width, height and components that a JPEG, JPEG-LS or JPEG 2000 says it has."""
-    if (start := coded.find(b"\xff\x4f\xff\x51")) >= 0 and not coded.startswith(b"\xff\xd8"):
-        width, height, left, top = struct.unpack_from(">4I", coded, start + 8)
-        return width - left, height - top, *struct.unpack_from(">H", coded, start + 40)
-    place = 2
-    while coded.startswith(b"\xff\xd8") and place + 9 < len(coded) and coded[place] == 0xFF:
-        marker, length = struct.unpack_from(">BH", coded, place + 1)
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            height, width, components = struct.unpack_from(">HHB", coded, place + 5)
-            return width, height, components
-        place += 2 + length
-    return None
-
-
-def _display_share(stored: np.ndarray, dataset, pixels) -> np.ndarray:
-    """Where each pixel lies between the ends of the display, 0 to 1, before MONOCHROME1 is inverted."""
-    values = pixels.apply_modality_lut(stored, dataset)
-    if dataset.get("VOILUTSequence"):
-        values = np.rint(values).astype(np.int64)
-        low, high = 0, 2 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
-    elif dataset.get("WindowWidth") and "WindowCenter" in dataset:
-        with np.errstate(over="ignore"):
-            low, high = pixels.apply_voi_lut(np.array([-1e9, 1e9]), dataset)
-    elif dataset.BitsStored == 8 and not dataset.PixelRepresentation and np.array_equal(values, stored):
-        low, high = 0, 255
-    else:
-        shown = values[~_padding(stored, dataset)]
-        low, high = (shown.min(), shown.max()) if shown.size else (0, 1)
-    displayed = pixels.apply_voi_lut(values, dataset).astype(np.float64)
-    return np.clip((displayed - low) / max(high - low, 1e-9), 0, 1)
-
-
-def _padding(stored: np.ndarray, dataset) -> np.ndarray:
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return np.zeros(stored.shape, bool)
-    limit = dataset.get("PixelPaddingRangeLimit", value)
-    return (stored >= min(value, limit)) & (stored <= max(value, limit))

@@ -22,6 +22,8 @@ def label_tensor(labels: Sequence) -> torch.Tensor:
         if row.shape != rows[0].shape or row.size == 0:
             raise ValueError(f"labels[{i}]: {row.size} entries, but labels[0] has {rows[0].size}; give one per name.")
     codes = np.stack(rows)
+    if codes.dtype.kind not in "iuf":
+        raise ValueError(f"labels: {codes.dtype} are no label codes; give whole numbers.")
     known = np.isin(codes, LABEL_CODES) if codes.ndim > 1 else (codes >= 0) & (codes == codes.astype(np.int64))
     if not known.all():
         i = int(np.argwhere(~known)[0, 0])
@@ -58,7 +60,7 @@ def mask_tensor(
         if mask.shape[:-2] != labels:
             raise ValueError(f"masks[{i}]: shape {mask.shape}; give all masks as many labels, {(*labels, 'h', 'w')}.")
         rows, columns = mask.shape[-2:]
-        if not _in_proportion(rows, columns, down, across):
+        if not in_proportion(rows, columns, down, across):
             raise ValueError(
                 f"masks[{i}]: {columns} x {rows} pixels for a radiograph of {across:g} x {down:g}; give the mask of the"
                 " whole radiograph, in its proportions."
@@ -107,7 +109,7 @@ def region_masks(record: Mapping, labels: Sequence[str] | None = None) -> np.nda
     regions = record["regions"] or []
     masks = [None if region["mask"] is None else np.asarray(region["mask"]) > 0 for region in regions]
     for number, (region, mask) in enumerate(zip(regions, masks, strict=True)):
-        if mask is not None and not _in_proportion(*mask.shape, record["image_height"], record["image_width"]):
+        if mask is not None and not in_proportion(*mask.shape, record["image_height"], record["image_width"]):
             raise ValueError(
                 f"regions[{number}]: the mask of {region['label']!r} has {mask.shape[1]} x {mask.shape[0]} pixels for "
                 f"a radiograph of {record['image_width']} x {record['image_height']}; give it in its proportions."
@@ -134,7 +136,7 @@ def _filled(region: Mapping, mask: np.ndarray | None, record: Mapping, height: i
     return ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
 
 
-def _in_proportion(rows: int, columns: int, height: float, width: float) -> bool:
+def in_proportion(rows: int, columns: int, height: float, width: float) -> bool:
     """Whether a mask has a radiograph's proportions; either side may have been rounded by a pixel."""
     return abs(rows * width - columns * height) <= width + height
 

@@ -12,9 +12,7 @@ from processing.gaze import (
     gaze_targets,
     heatmap_targets,
     outside,
-    render_heatmap,
     rendered_targets,
-    top_fraction,
     validate_reading,
 )
 
@@ -222,11 +220,9 @@ def test_the_eight_bit_cut_is_made_on_pixels_before_pooling():
 @given(readings())
 def test_a_rendered_heatmap_pools_to_the_targets(reading):
     targets = gaze_targets(reading, (WIDTH, HEIGHT), (4, 5))
-    for sentence in (0, None):
-        picture = render_heatmap(reading, (WIDTH, HEIGHT), sentence=sentence)
-        assert picture.shape == (HEIGHT, WIDTH)
-        pooled = picture.reshape(4, 40, 5, 40).sum(axis=(1, 3)).ravel()
-        np.testing.assert_allclose(pooled, targets[-1 if sentence is None else sentence], atol=1e-5)
+    pictures = gaze_targets(reading, (WIDTH, HEIGHT), (HEIGHT, WIDTH))  # a patch to each pixel
+    pooled = pictures.reshape(len(targets), 4, 40, 5, 40).sum(axis=(2, 4)).reshape(len(targets), -1)
+    np.testing.assert_allclose(pooled, targets, atol=1e-5)
 
 
 def test_fixations_outside_the_image_or_the_part_shown_are_found_and_dropped():
@@ -290,30 +286,6 @@ def test_a_heatmaps_stored_size_does_not_matter():
 def test_heatmaps_must_be_eight_bit_pictures():
     with pytest.raises(ValueError, match=r"pictures\[1\].*8-bit"):
         heatmap_targets([heatmap((1, 1)), np.zeros((40, 40))], 4)
-
-
-# Top rho
-
-
-@settings(deadline=None, max_examples=60)
-@given(readings(), st.sampled_from([0.05, 0.25, 1.0]))
-def test_top_fraction_keeps_the_largest_visible_entries(reading, fraction):
-    targets = gaze_targets(reading, (WIDTH, HEIGHT), 6)
-    sharp = top_fraction(targets, fraction)
-    for row, kept in zip(targets, sharp, strict=True):
-        visible = row > 0.5 / 255 * row.max()
-        if not visible.any():
-            assert not kept.any()
-            continue
-        assert (kept > 0).sum() == max(1, int(fraction * visible.sum()))
-        assert kept.sum() == pytest.approx(1, abs=1e-5)
-        assert row[kept > 0].min() >= row[(kept == 0)].max(initial=0)
-        np.testing.assert_allclose(kept[kept > 0], row[kept > 0] / row[kept > 0].sum(), rtol=1e-5)
-
-
-def test_top_fraction_needs_a_fraction():
-    with pytest.raises(ValueError, match="fraction"):
-        top_fraction(np.ones((1, 4)), 0)
 
 
 # Bad input

@@ -1,4 +1,5 @@
 import io
+import os
 import warnings
 
 import numpy as np
@@ -51,7 +52,10 @@ def as_dicom(pixels: np.ndarray, bits=None, photometric="MONOCHROME2", syntax=Ex
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
     dataset.PixelData = pixels.tobytes()
     for name, value in tags.items():
-        setattr(dataset, name, value)
+        if name == "PixelPaddingValue":  # as files have it: often unsigned where the pixels are signed
+            dataset.add_new(name, "SS" if value < 0 else "US", value)
+        else:
+            setattr(dataset, name, value)
     if syntax != ExplicitVRLittleEndian:
         dataset.compress(syntax)
     file = io.BytesIO()
@@ -118,10 +122,28 @@ def test_transparent_pixels_are_black():
     np.testing.assert_array_equal(grey[:, 32:], RAMP[:, 32:] + 100)
 
 
-def test_stored_orientation_is_kept_whatever_exif_says():
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_a_picture_is_turned_as_its_exif_says(kind):
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert read_radiograph(as_file(Image.fromarray(RAMP), exif=exif)).size == (64, 48)
+    file = as_file(Image.fromarray(RAMP), kind, exif=exif)
+    assert read_radiograph(file).size == read_radiograph(Image.open(io.BytesIO(file))).size == (48, 64)
+    upright = pixels_of(as_file(Image.fromarray(RAMP), kind))
+    np.testing.assert_array_equal(pixels_of(file), np.rot90(upright, -1))
+
+
+def test_colour_multiplied_by_alpha_is_read():
+    for mode in ("La", "RGBa"):
+        assert read_radiograph(Image.fromarray(RAMP).convert(mode.upper()).convert(mode)).size == (64, 48)
+
+
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe.*no regular file"):
+        read_radiograph(tmp_path / "pipe")
+    for path in ("null\0byte.png", "half\ud800.png"):
+        with pytest.raises(ValueError, match="cannot be opened"):
+            read_radiograph(path)
 
 
 def test_the_two_real_dicoms_come_out_alike(real_data):

@@ -18,7 +18,7 @@ from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 from tqdm import tqdm
 
-from ...radiographs import MAX_PIXELS, read_radiograph
+from ...radiographs import MAX_PIXELS, ORIENTATION, read_radiograph
 from ..records import describe, record_features
 from ..sections import leaked_sentence
 from .chexmask import add_regions, attach
@@ -98,6 +98,8 @@ def image_size(path: str, name: str = "image") -> tuple[int, int]:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as picture:
                     width, height = picture.size
+                    if picture.getexif().get(ORIENTATION, 1) >= 5:  # lies on its side
+                        width, height = height, width
     except Image.DecompressionBombError as error:
         raise Skip(f"{name} of more than {MAX_PIXELS} pixels") from error
     except Exception as error:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
@@ -14,6 +16,9 @@ from datasets import Features
 
 from ..sources.building import Radiograph
 from .shards import MANIFEST
+
+# A shard's name within its folder: neither absolute nor a URL.
+_FILE_NAME = re.compile(r"[\w.-][\w./-]*")
 
 
 class RecordStream(torch.utils.data.IterableDataset):
@@ -55,11 +60,7 @@ class RecordStream(torch.utils.data.IterableDataset):
         self.location, self.split = str(location).rstrip("/"), split
         self.shuffle_buffer, self.seed, self.transform = shuffle_buffer, seed, transform
         self.rank, self.world_size = _process(rank, world_size)
-        try:
-            with fsspec.open(f"{self.location}/{MANIFEST}", "rt") as file:
-                manifest = yaml.safe_load(file)
-        except FileNotFoundError as error:
-            raise ValueError(f"location: {self.location} holds no {MANIFEST}; write it with `convert`.") from error
+        manifest = _read_manifest(self.location)
         if split not in manifest["splits"]:
             raise ValueError(f"split: {split!r} is not in {self.location}; there are {sorted(manifest['splits'])}.")
         self.format, self.facts = manifest["format"], manifest["facts"][split]
@@ -205,9 +206,47 @@ class RecordStream(torch.utils.data.IterableDataset):
             wanted = [row for row in range(first, last) if base + row not in given]
             if wanted:
                 path = f"{self.location}/{shard['file']}"
-                for row, record in read(path, wanted):
+                for row, record in _named(read, path, wanted):
                     yield base + row, f"{path} record {row}", record
             offset += shard["records"]
+
+
+def _read_manifest(location: str) -> dict:
+    """
+    Raises:
+        ValueError: there is none, it is malformed, or it names a file that does not lie in the folder.
+    """
+    where = f"{location}/{MANIFEST}"
+    try:
+        with fsspec.open(where, "rt") as file:
+            manifest = yaml.safe_load(file)
+    except FileNotFoundError as error:
+        raise ValueError(f"location: {location} holds no {MANIFEST}; write it with `convert`.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"location: {where} cannot be read ({type(error).__name__}); write it anew.") from error
+    try:
+        if manifest["format"] not in ("parquet", "webdataset"):
+            raise ValueError(f"format {manifest['format']!r}")
+        Features.from_dict(manifest["features"])
+        for split, shards in manifest["splits"].items():
+            manifest["facts"][split].items()
+            for shard in shards:
+                if not (isinstance(shard["records"], int) and shard["records"] >= 0):
+                    raise ValueError(f"{shard['records']!r} records in {shard['file']!r}")
+                if not _FILE_NAME.fullmatch(shard["file"]) or ".." in shard["file"].split("/"):
+                    raise ValueError(f"the file {shard['file']!r}, which does not lie in the folder")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
+        raise ValueError(f"location: {where} {what}; write it anew with `convert`.") from error
+    return manifest
+
+
+def _named(read: Callable, path: str, wanted: list[int]) -> Iterator[tuple[int, dict]]:
+    """What `read` gives of a shard; its errors name the file."""
+    try:
+        yield from read(path, wanted)
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, tarfile.TarError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: the shard is damaged or cut short ({error}); write it anew.") from error
 
 
 def _process(rank: int | None, world_size: int | None) -> tuple[int, int]:

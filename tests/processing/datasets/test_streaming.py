@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import yaml
 from datasets import Image, concatenate_datasets, load_dataset, load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -219,3 +220,33 @@ def test_records_stored_before_a_column_was_added_still_load(dataset, tmp_path):
     old.save_to_disk(tmp_path / "saved")
     both = concatenate_datasets([load_from_disk(tmp_path / "saved"), dataset.cast_column("image", Image())])
     assert len(both) == 2 * COUNT and both[0]["study_date"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda m: m["splits"]["train"][0].update(file="../../../etc/passwd"), "does not lie in the folder"),
+        (lambda m: m["splits"]["train"][0].update(file="/etc/passwd"), "does not lie in the folder"),
+        (lambda m: m["splits"]["train"][0].update(file="http://127.0.0.1/a"), "does not lie in the folder"),
+        (lambda m: m["splits"]["train"][0].pop("records"), "lacks 'records'"),
+        (lambda m: m["splits"].update(train=3), "malformed"),
+        (lambda m: m.pop("features"), "lacks 'features'"),
+        (lambda m: m.update(format="zip"), "format 'zip'"),
+    ],
+)
+def test_a_manifest_is_checked_before_any_of_its_files_is_opened(dataset, tmp_path, change, named):
+    write_shards(dataset.select(range(3)), tmp_path)
+    manifest = yaml.safe_load((tmp_path / MANIFEST).read_text())
+    change(manifest)
+    (tmp_path / MANIFEST).write_text(yaml.safe_dump(manifest))
+    with pytest.raises(ValueError, match=f"manifest.yaml.*{named}"):
+        RecordStream(tmp_path)
+
+
+@pytest.mark.parametrize("to", ["parquet", "webdataset"])
+def test_a_shard_that_is_cut_short_is_named(dataset, tmp_path, to):
+    write_shards(dataset.select(range(3)), tmp_path, to)
+    shard = next(path for path in sorted(tmp_path.rglob("*")) if path.suffix in (".parquet", ".tar"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"{shard.name}.*cut short"):
+        list(RecordStream(tmp_path))
