@@ -377,3 +377,42 @@ def test_items_stand_oldest_first_by_patient():
         {"patient_id": "p", "study_order": 2, "n": 5},
     ]
     assert [item["n"] for item in oldest_first(items)] == [3, 5, 1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "file", "column"),
+    [
+        ("padchest_gr", further.padchest_gr, "master_table.csv", "PatientID"),
+        ("vindr_cxr", further.vindr_cxr, "annotations/image_labels_train.csv", "Lung cyst"),
+        ("vindr_cxr", further.vindr_cxr, "annotations/annotations_train.csv", "class_name"),
+        ("chexpert_plus", further.chexpert_plus, "df_chexpert_plus_240401.csv", "section_findings"),
+        ("openi_kaggle", further.openi_kaggle, "indiana_projections.csv", "projection"),
+        ("ms_cxr", further.ms_cxr, "MS_CXR_Local_Alignment_v1.1.0.csv", "label_text"),
+        ("ms_cxr_t", further.ms_cxr_t, "MS_CXR_T_temporal_image_classification_v1.0.0.csv", "edema_progression"),
+    ],
+)
+def test_a_missing_column_is_named_with_its_file(mimic, tmp_path, name, make, file, column):
+    path = make(tmp_path) / file
+    path.write_text(path.read_text().replace(column, "Other"))
+    options = {"mimic_root": mimic} if name.startswith("ms_cxr") else {}
+    with pytest.raises(ValueError, match=rf"{path.name}: column '{column}' is missing; it has"):
+        load(name, tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("padchest", further.padchest),
+        ("padchest_gr", further.padchest_gr),
+        ("vindr_cxr", further.vindr_cxr),
+        ("chexpert_plus", further.chexpert_plus),
+        ("rexgradient", further.rexgradient),
+        ("openi_kaggle", further.openi_kaggle),
+        ("openi_r2gen", further.openi_r2gen),
+        ("gazesearch", further.gazesearch),
+    ],
+)
+def test_a_root_one_level_up_is_corrected(tmp_path, name, make):
+    make(tmp_path / "sets" / "right one")
+    with pytest.raises(ValueError, match="right one has it: give that"):
+        load(name, tmp_path / "sets")
