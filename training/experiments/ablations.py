@@ -235,7 +235,7 @@ def _score(scorer: Scorer, data: Run, rounds: int) -> dict:
     metrics = flat((metrics | gaze_agreement(scorer, train, test, rounds)).values())
     if data.settings.get("no_context"):
         # It has never read a context.
-        untrained = ("_context", "_context_interval")
+        untrained = ("_context", "_context_interval", "_context_chance")
         metrics = {name: value for name, value in metrics.items() if not name.endswith(untrained)}
     return metrics | {"test_images": len(test), "test_patients": len(set(test["patient_id"]))}
 

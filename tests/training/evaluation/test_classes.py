@@ -30,6 +30,7 @@ def records(labels, names=LABELS) -> Dataset:
             "view_position": "PA",
             "patient_age": None,
             "patient_sex": None,
+            "study_date": "",
             "indication": "",
             "history": "",
             "findings": "There is edema. No fracture.",

@@ -82,7 +82,7 @@ def test_rows_are_trained_once_and_tabulated(output):
     assert rows["rho"][0]["scores"]["gaze_pointing_game"]["value"] == reference["gaze_pointing_game"]
     # A model that has never read a context is not asked with one, and EGMA knows none.
     files = {name: json.loads((folder / f"runs/{name}/seed-0/metrics.json").read_text()) for name in NAMES}
-    assert [name for name in NAMES if "zero_shot_macro_auroc_context" in files[name]] == [NAMES[0], NAMES[2]]
+    assert [name for name in NAMES if "retrieval_image_to_report_p@1_context" in files[name]] == [NAMES[0], NAMES[2]]
     # Too few studies for an AUROC: no number.
     assert "zero_shot_macro_auroc" not in rows["context"][0]["scores"]
     assert not list(folder.rglob("checkpoint-*"))

@@ -102,11 +102,11 @@ def test_a_metric_without_its_environment_says_how_to_make_it(tmp_path):
         ReportPairs.from_lists(REFERENCES, PREDICTIONS), ["radgraph", "bertscore", "srr_bert"], options
     )
     assert len(scores.missing) == 9 and not scores.values
-    assert all("training.metrics.reports.environment" in score.not_computed for score in scores.scores.values())
+    assert all("cogaze metrics_environment" in score.not_computed for score in scores.scores.values())
 
 
 def test_a_python_without_the_package_is_named():
-    with pytest.raises(MetricUnavailable, match="lacks a package .*reports.environment"):
+    with pytest.raises(MetricUnavailable, match="lacks a package .*cogaze metrics_environment"):
         ask("overlap", {"references": ["a"], "predictions": ["a"]}, sys.executable)
 
 
