@@ -12,12 +12,14 @@ Exit codes: 0 done, 1 unusable or refused (the reason on stderr), 2 wrong argume
 import argparse
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import yaml
 
 from . import registry
 from .records import facts_of
+from .sources.mimic_shared import UNKNOWN_HEADING
 from .storage.cards import prepare_folder, push_folder, refuse_to_share
 from .storage.checking import caption, compared, contact_sheet, counts_of, interesting, unreadable
 from .storage.shards import write_shards
@@ -43,7 +45,11 @@ def check(arguments) -> int:
     for line in compared(counts, source, arguments.split):
         print(f"against the published counts: {line}")
     for kind in ("dropped", "noted"):
-        for reason, count in facts.get(kind, {}).items():
+        counted = Counter(facts.get(kind, {}))
+        headings = {reason: count for reason, count in counted.items() if reason.startswith(UNKNOWN_HEADING)}
+        for reason, _ in Counter(headings).most_common()[arguments.list :]:
+            counted["headings that are rarer"] += counted.pop(reason)
+        for reason, count in counted.items():
             print(f"{kind}: {reason}: {count:,}")
             for file in facts.get("dropped_examples", {}).get(reason, ())[: arguments.list if kind == "dropped" else 0]:
                 print(f"    {file}")

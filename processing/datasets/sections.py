@@ -77,9 +77,9 @@ def _within(content: str, begin: int) -> list[tuple[int, int, str]]:
     """
     found = []
     for colon in _COLON.finditer(content, begin):
-        before = re.search(r"[^.:;]*$", content[: colon.start()])
-        for word in list(re.finditer(r"\S+", before.group()))[-14:]:
-            start = before.start() + word.start()
+        boundary = max(content.rfind(mark, 0, colon.start()) for mark in ".:;") + 1
+        for word in list(re.finditer(r"\S+", content[boundary : colon.start()]))[-14:]:
+            start = boundary + word.start()
             heading = content[start : colon.start()].strip()
             leads = not content[:start].strip()
             if not (leads or heading[0].isupper()):

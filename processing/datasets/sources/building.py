@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -144,7 +144,7 @@ def build(
     items: list[dict],
     make_record: Callable[[dict, Counter], dict],
     *,
-    label_names: list[str],
+    label_names: Sequence[str],
     text_protocol: str = "",
     split: str | None = None,
     dropped: Counter | None = None,

@@ -153,7 +153,7 @@ def _boxes(root: Path, dropped: Counter) -> dict[str, list[dict]]:
         table = read_table(file, ("Image Index", "Finding Label"))
         start = table.columns.get_loc("Finding Label") + 1
         for row in table.itertuples(index=False):
-            box = box_corners(*row[start : start + 4], dropped)
+            box = box_corners(row[start : start + 4], dropped)
             label = {"Infiltrate": "Infiltration"}.get(row[start - 1], row[start - 1])
             if box is None:
                 continue

@@ -67,7 +67,7 @@ def load_rsna(
         )
         if number(row["Target"], 0) == 1:
             item["labels"] = [POSITIVE]
-            box = box_corners(*(row[name] for name in ("x", "y", "width", "height")), dropped)
+            box = box_corners([row[name] for name in ("x", "y", "width", "height")], dropped)
             region = {"label": "pneumonia", "box": box, "mask": None, "sentence": -1}
             if region in item["regions"]:
                 dropped["box given twice"] += 1

@@ -9,6 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pandas as pd
@@ -106,18 +107,23 @@ def without_duplicates(table: pd.DataFrame, column: str, dropped: Counter) -> pd
     return table[~repeated]
 
 
-def box_corners(x, y, width, height, dropped: Counter) -> list[float] | None:
-    """[x0, y0, x1, y1] of a box; None, counted in `dropped`, for one that is blank, negative or empty."""
-    values = [number(value) for value in (x, y, width, height)]
-    if None in values:
+def box_corners(values: Sequence, dropped: Counter) -> list[float] | None:
+    """[x0, y0, x1, y1] of a box given as x, y, width, height; None, counted in `dropped`, for one that is blank, negative or empty."""
+    given = [number(value) for value in values]
+    x, y, width, height = (np.nan if value is None else value for value in given)
+    if None in given:
         dropped["box without four numbers"] += 1
-    elif min(values) < 0 or values[2] == 0 or values[3] == 0:
+    elif x < 0 or y < 0 or width <= 0 or height <= 0:
         dropped["box negative or empty"] += 1
     else:
-        return [values[0], values[1], values[0] + values[2], values[1] + values[3]]
+        return [x, y, x + width, y + height]
     return None
 
 
+@overload
+def number(text, default: None = None) -> float | None: ...
+@overload
+def number(text, default: float) -> float: ...
 def number(text, default: float | None = None) -> float | None:
     """A finite number, or `default` for what is none."""
     try:

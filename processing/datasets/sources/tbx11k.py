@@ -105,7 +105,7 @@ def _official_boxes(root: Path, dropped: Counter) -> dict[str, list[dict]]:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: it is no COCO annotation ({error!r}); download it again.") from error
         for image, kind, corners in found:
-            if box := box_corners(*corners, dropped):
+            if box := box_corners(corners, dropped):
                 boxes.setdefault(image, []).append({"label": kind, "box": box, "mask": None, "sentence": -1})
     return boxes
 
@@ -151,7 +151,7 @@ def _box(text: str, name: str, dropped: Counter) -> list[float] | None:
         raise ValueError(
             f"data.csv: bbox of {name} is no dictionary of xmin, ymin, width, height: {text!r}."
         ) from error
-    return box_corners(*corners, dropped)
+    return box_corners(corners, dropped)
 
 
 def make_record(item: dict, noted: Counter) -> dict:
