@@ -108,7 +108,7 @@ def without_duplicates(table: pd.DataFrame, column: str, dropped: Counter) -> pd
 
 
 def box_corners(values: Sequence, dropped: Counter) -> list[float] | None:
-    """[x0, y0, x1, y1] of a box given as x, y, width, height; None, counted in `dropped`, for one that is blank, negative or empty."""
+    """[x0, y0, x1, y1] of a box (x, y, width, height); None, counted in `dropped`, for a blank, negative or empty one."""
     given = [number(value) for value in values]
     x, y, width, height = (np.nan if value is None else value for value in given)
     if None in given:
