@@ -126,12 +126,14 @@ def mimic_items(root: Path, reports_root=None, dropped: Counter | None = None, t
     table = read_table(metadata or records, ("dicom_id", "subject_id", "study_id", *sized))
     split_of, reports = mimic_splits(tables), find_reports(root, reports_root)
     items = []
-    for row in without_duplicates(table, "dicom_id", dropped).to_dict("records"):
+    wanted = ("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns", "StudyDate", "StudyTime")
+    table = without_duplicates(table, "dicom_id", dropped)
+    for row in table[[name for name in wanted if name in table]].to_dict("records"):
         subject, study, dicom = row["subject_id"], row["study_id"], row["dicom_id"]
         folder = f"files/p{subject[:2]}/p{subject}/s{study}"
-        files = [str(root / folder / f"{dicom}.{'dcm' if dicom_files else 'jpg'}")]
+        files = [f"{root}/{folder}/{dicom}.{'dcm' if dicom_files else 'jpg'}"]
         if reports:
-            files.append(str(reports / f"{folder}.txt"))
+            files.append(f"{reports}/{folder}.txt")
         date = iso_date(row.get("StudyDate", ""))
         items.append(
             {

@@ -48,7 +48,7 @@ def read_table(path, columns: Sequence[str] = (), rename: Mapping[str, str] | No
         name = column[0].as_py().strip()
         seen[name] += 1
         names.append(f"Unnamed: {index}" if not name else name if seen[name] == 1 else f"{name}.{seen[name] - 1}")
-    table = rows.slice(1).rename_columns(names).to_pandas()
+    table = rows.slice(1).rename_columns(names).to_pandas().astype(object)
     table = table.rename(columns=dict(rename or {}))
     for column in columns:
         options = column.split("|")
@@ -108,7 +108,7 @@ def without_duplicates(table: pd.DataFrame, column: str, dropped: Counter) -> pd
 
 
 def box_corners(values: Sequence, dropped: Counter) -> list[float] | None:
-    """[x0, y0, x1, y1] of a box (x, y, width, height); None, counted in `dropped`, for a blank, negative or empty one."""
+    """[x0, y0, x1, y1] of a box (x, y, width, height); None, counted, for one that is blank, negative or empty."""
     given = [number(value) for value in values]
     x, y, width, height = (np.nan if value is None else value for value in given)
     if None in given:
