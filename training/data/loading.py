@@ -1,12 +1,11 @@
 """From a data set's name in a config to its records."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from datasets import Dataset
 
 from processing.datasets import load
-from processing.datasets.overlaps import warn_of_overlaps
 
 from ..runs.command_line import mapping
 from .streams import TrainingStream
@@ -27,16 +26,6 @@ def load_data(spec: dict | str, argument: str) -> Dataset | TrainingStream:
     if options["name"] == "shards":
         return _open_shards(options, argument)
     return load(options.pop("name"), **options)
-
-
-def load_together(specs: Mapping[str, dict | str | None]) -> dict[str, Dataset | TrainingStream]:
-    """The data sets of one run by argument ("train_data" ...), those that are None left out.
-
-    Warns of two that name different sources and share images or patients, or may.
-    """
-    data = {name: load_data(spec, name) for name, spec in specs.items() if spec is not None}
-    warn_of_overlaps(data)
-    return data
 
 
 def _open_shards(options: dict, argument: str) -> TrainingStream:

@@ -10,9 +10,10 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from processing.datasets.overlaps import warn_of_overlaps
 from processing.datasets.records import label_names
 
-from ..data.loading import load_together
+from ..data.loading import load_data
 from .subsets import check_patients_apart, missing_classes, stratified_patients
 
 # Records' columns that no downstream head reads; findings would be what the classes were read from.
@@ -123,8 +124,8 @@ def load_splits(
     Raises:
         ValueError: no data set that can be counted; a patient in two splits; an unknown class; one that a split lacks.
     """
-    loaded = load_together({f"{split}_data": spec for split, spec in specs.items()})
-    data = {name.removesuffix("_data"): dataset for name, dataset in loaded.items()}
+    data = {split: load_data(spec, f"{split}_data") for split, spec in specs.items() if spec is not None}
+    warn_of_overlaps({f"{split}_data": dataset for split, dataset in data.items()})
     found = {}
     for split, dataset in data.items():
         if not isinstance(dataset, Dataset):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from transformers import AutoTokenizer, EarlyStoppingCallback, TrainingArguments, set_seed
 
+from processing.datasets.overlaps import warn_of_overlaps
 from processing.datasets.records import label_names
 from processing.tokenization import build_tokenizer, cogaze_tokenizer
 
@@ -13,7 +14,7 @@ from ..data.augmentation import AlignedAugmentation
 from ..data.checking import keep_good_records
 from ..data.collation import PretrainingCollator
 from ..data.feature_cache import FeatureCache
-from ..data.loading import load_together, positives_per_class, stored_columns
+from ..data.loading import load_data, positives_per_class, stored_columns
 from ..data.streams import StreamLoader, StreamState, TrainingStream
 from ..runs.command_line import mapping, parse_arguments
 from ..runs.families import FAMILIES
@@ -69,9 +70,9 @@ def pretrain(argv: list[str] | None = None) -> dict:
     arguments, training = parse_arguments((PretrainArguments, TrainingArguments), argv, __doc__, EACH_EPOCH)
     set_seed(training.seed)
 
-    train, validation = load_together(
-        {f"{s}_data": getattr(arguments, f"{s}_data") for s in ("train", "validation")}
-    ).values()
+    train = load_data(arguments.train_data, "train_data")
+    validation = load_data(arguments.validation_data, "validation_data")
+    warn_of_overlaps({"train_data": train, "validation_data": validation})
     processor, model = build(arguments, train)
     cache = _feature_cache(arguments, model, processor)
     if cache:

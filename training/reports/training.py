@@ -23,12 +23,13 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from modeling_cogaze import CoGazePrefixConfig, CoGazePrefixForConditionalGeneration
 from modeling_cogaze.configuration_cogaze_prefix import PREFIX_LATENTS
 from processing import CoGazePrefixProcessor, CoGazeProcessor
+from processing.datasets.overlaps import warn_of_overlaps
 from processing.prompts import REPORT_KINDS, report_messages
 from processing.tokenization import build_tokenizer
 
 from ..data.augmentation import AlignedAugmentation
 from ..data.checking import keep_good_records
-from ..data.loading import load_together
+from ..data.loading import load_data
 from ..data.streams import TrainingStream
 from ..metrics.reports import FAMILIES, MetricOptions
 from ..runs.command_line import mapping, parse_arguments
@@ -196,8 +197,8 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
     arguments, writing, metric_options, training = parse(argv)
     set_seed(training.seed)
     _check(arguments, metric_options)
-    named = {f"{s}_data": getattr(arguments, f"{s}_data") for s in ("train", "validation")}
-    train, validation = load_together(named).values()
+    train, validation = (load_data(getattr(arguments, f"{s}_data"), f"{s}_data") for s in ("train", "validation"))
+    warn_of_overlaps({"train_data": train, "validation_data": validation})
     if isinstance(train, TrainingStream) or isinstance(validation, TrainingStream):
         raise ValueError("train_data: report generators are not trained from shards; give the data set itself.")
 

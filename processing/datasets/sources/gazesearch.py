@@ -4,7 +4,8 @@
                                                  resized to 224 x 224, and seconds
 
 4,875 scanpaths on 2,328 images, taken from REFLACX's and EGD's readings, of up to 6 fixations. Read off the published
-file. Pham et al., WACV 2025; https://github.com/UARK-AICV/GazeSearch
+file. Its `split` is one of scanpaths and puts images into several splits; so MIMIC-CXR's splits stand here. Pham
+et al., WACV 2025; https://github.com/UARK-AICV/GazeSearch
 """
 
 import json
@@ -24,7 +25,6 @@ from .splits import choose_split
 VERSION = 1
 GAZESEARCH = "finding_visual_search*.json"
 SIDE = 224
-SPLITS = {"train": "train", "valid": "val", "test": "test"}
 
 
 def load_gazesearch(
@@ -45,7 +45,7 @@ def load_gazesearch(
 
     Args:
         root: the folder with the JSON file. mimic_root: MIMIC-CXR-JPG's, with its tables.
-        split: "train", "val" or "test" (GazeSearch's), a name among `split_lists`, or None.
+        split: "train", "val" or "test" (MIMIC-CXR's), a name among `split_lists`, or None.
         reports_root, missing_findings: as in `load_mimic_cxr`.
 
     Raises:
@@ -63,7 +63,7 @@ def load_gazesearch(
         if item["image_id"] in paths
     }
     items = []
-    for dicom, (searches, part) in paths.items():
+    for dicom, searches in paths.items():
         item = own.get(dicom)
         if item is None:
             dropped["image that is not in MIMIC-CXR-JPG's tables"] += 1
@@ -72,7 +72,7 @@ def load_gazesearch(
         found = {task for task, _ in searches}
         item["labels"] = [POSITIVE if name.lower() in found else NOT_MENTIONED for name in CHEXBERT_OBSERVATIONS]
         item["gaze"] = [fixation_sequence(f"GazeSearch: {task}", points, size) for task, points in searches]
-        items.append(item | {"split": part})
+        items.append(item)
     return build(
         "gazesearch",
         choose_split(items, split, split_lists, dropped=dropped),
@@ -87,21 +87,20 @@ def load_gazesearch(
     )
 
 
-def _scanpaths(file: Path) -> dict[str, tuple[list, str]]:
-    """dicom_id -> ([(finding, [(x, y, seconds), ...] in shares of the image), ...], split)."""
+def _scanpaths(file: Path) -> dict[str, list]:
+    """dicom_id -> [(finding, [(x, y, seconds), ...] in shares of the image), ...]."""
     known = {name.lower() for name in CHEXBERT_OBSERVATIONS}
-    paths: dict[str, tuple[list, str]] = {}
+    paths: dict[str, list] = {}
     try:
         rows = json.loads(read_text(file))
         for row in rows:
             points = [
                 ((x + 0.5) / SIDE, (y + 0.5) / SIDE, t) for x, y, t in zip(row["X"], row["Y"], row["T"], strict=True)
             ]
-            searches, _ = paths.setdefault(stem(row["name"]), ([], SPLITS.get(row["split"], row["split"])))
-            searches.append((row["task"], points))
+            paths.setdefault(stem(row["name"]), []).append((row["task"], points))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: it is not GazeSearch's list of scanpaths ({error!r}); download it again.") from error
-    unknown = {task for searches, _ in paths.values() for task, _ in searches} - known
+    unknown = {task for searches in paths.values() for task, _ in searches} - known
     if unknown:
         raise ValueError(f"{file}: the task {sorted(unknown)[0]!r} is none of CheXbert's observations.")
     return paths

@@ -261,7 +261,7 @@ def test_labels_and_splits_of_cxr_lt(mimic, tmp_path):
 
 
 def test_gazesearch_reads_without_sentences(mimic, tmp_path):
-    dataset = load("gazesearch", further.gazesearch(tmp_path), "val", mimic_root=mimic)
+    dataset = load("gazesearch", further.gazesearch(tmp_path), "train", mimic_root=mimic)
     (record,) = dataset
     opacity, edema = record["gaze"]
     assert (opacity["reader"], opacity["sentences"]) == ("GazeSearch: lung opacity", [])
