@@ -67,7 +67,7 @@ docs: setup  ## the documents as a site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 stock-tools: setup  ## a table of what the stock tools do with the models: loading, quantising, peft, pipelines
-	$(BIN)/python -m pytest tests/modeling_cogaze/test_stock_tools.py -v --no-header -W ignore
+	$(BIN)/python -m pytest tests/modeling_cogaze/test_stock_tools.py tests/processing/test_stock_processors.py -v --no-header -W ignore
 
 test-all: setup
 	$(BIN)/python -m pytest

@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 from transformers import BatchFeature, BitImageProcessor, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, Unpack
 
+from .batches import as_batch, check_proportions, given_readings, given_sizes, whole_text
 from .gaze import clean_fixations, gaze_targets, heatmap_targets, validate_reading
+from .processor_arguments import StockArgumentsMixin
 from .radiographs import read_radiograph
 from .report_text import ReportTextMixin
-from .targets import in_proportion, label_tensor, mask_tensor, masks_of_original
+from .targets import centred, label_tensor, mask_tensor, masks_of_original, resized
 
 # Index 0 is "unknown". The rest are MIMIC-CXR's, the usual ones first.
 VIEW_POSITIONS = (
@@ -40,7 +43,7 @@ VIEW_POSITIONS = (
 IMAGE_MEAN, IMAGE_STD = 0.5307, 0.2583
 
 
-class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
+class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
     """Turns what a radiologist has, and what one looked at, into CoGaze's inputs. The only place that does.
 
     Args:
@@ -81,10 +84,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         super().__init__(image_processor, tokenizer, **parts)
         if not view_positions or view_positions[0] != "":
             raise ValueError('view_positions: the first one stands for "unknown" and must be "".')
-        if not image_processor.do_center_crop and not (
-            image_processor.do_resize and image_processor.size.get("height")
-        ):
-            raise ValueError("image_processor: pictures would keep different sizes; turn on do_center_crop.")
+        self.check_image_processor(image_processor)
         if context_format not in ("sections", "plain"):
             raise ValueError(f"context_format: {context_format!r} is neither 'sections' nor 'plain'.")
         self.context_format = context_format
@@ -132,6 +132,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         text: str | Sequence[str] | None = None,
         report_labels: bool = False,
         return_tensors: str = "pt",
+        **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
         """One study or a list of them; every argument but `text` has one entry per image.
 
@@ -157,6 +158,10 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
             report_labels: the findings are what a decoder is to write: `labels` (B, L) int64, `[begin] report [end]`
                 with padding -100, in place of report_ and transcript_ tensors.
             return_tensors: "pt" or "np".
+            kwargs: as for any `ProcessorMixin`, by name or in `text_kwargs` and `images_kwargs`: `padding`,
+                `truncation`, `max_length`, `pad_to_multiple_of` and `padding_side` of every text that is read (what a
+                decoder is to write keeps its own length), and all that the image processor takes, whose sizes gaze and
+                masks follow.
 
         Returns:
             pixel_values (B, 3, H, W); view_position_ids (B,); context_, report_ and transcript_ input_ids and
@@ -168,7 +173,9 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
 
         Raises:
             ValueError: names the argument, the item's index or file, and what to do.
+            TypeError: an unknown argument.
         """
+        own, return_tensors = self.adjusted(return_tensors, kwargs)
         if return_tensors not in ("pt", "np"):
             raise ValueError(f'return_tensors: {return_tensors!r} is neither "pt" nor "np".')
         if labels is not None and masks is not None:
@@ -190,24 +197,30 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
             if findings is None or labels is not None or masks is not None:
                 raise ValueError("report_labels: they are made of findings, and there can be no other labels.")
             arguments |= {"gaze": None}
-        given = _as_batch({name: value for name, value in arguments.items() if value is not None})
+        data = own._tensors(arguments, text, report_labels)
+        if return_tensors == "np":
+            data = {name: tensor.numpy() for name, tensor in data.items()}
+        return BatchFeature(data)
+
+    def _tensors(self, arguments: dict, text, report_labels: bool) -> dict[str, torch.Tensor]:
+        given = as_batch({name: value for name, value in arguments.items() if value is not None})
         if not given and text is None:
             raise ValueError("images: give at least one input.")
         if "gaze" in given:
-            given["gaze"] = [_readings(readings, f"gaze[{i}]") for i, readings in enumerate(given["gaze"])]
+            given["gaze"] = [given_readings(readings, f"gaze[{i}]") for i, readings in enumerate(given["gaze"])]
         data = {}
         sizes = boxes = None
         if "images" in given:
             pictures = [read_radiograph(image, f"images[{i}]") for i, image in enumerate(given["images"])]
             framed = [self._framed(picture) for picture in pictures]
             data["pixel_values"] = self.image_processor(framed, return_tensors="pt")["pixel_values"]
-            sizes = _sizes(given.get("image_size"), [picture.size for picture in pictures])
+            sizes = given_sizes(given.get("image_size"), [picture.size for picture in pictures])
             if "gaze" in given:
-                _check_proportions([picture.size for picture in pictures], sizes, given["gaze"])
+                check_proportions([picture.size for picture in pictures], sizes, given["gaze"])
             boxes = [self.crop_box(p.size, size) for p, size in zip(pictures, sizes, strict=True)]
         elif "image_size" in given:
-            sizes = _sizes(given["image_size"], given["image_size"])
-            stored = _sizes(given.get("picture_size"), sizes, "picture_size")
+            sizes = given_sizes(given["image_size"], given["image_size"])
+            stored = given_sizes(given.get("picture_size"), sizes, "picture_size")
             boxes = [self.crop_box(own, size) for own, size in zip(stored, sizes, strict=True)]
         if boxes is None and ("gaze" in given or "masks" in given):
             raise ValueError("image_size: gaze and masks need the images, or image_size.")
@@ -224,9 +237,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         if text is not None:
             prompts = self._texts([text] if isinstance(text, str) else text, "text")
             data |= self._tokenize([self._REPORT.format(p) for p in prompts], self.max_report_length)
-        if return_tensors == "np":
-            data = {name: tensor.numpy() for name, tensor in data.items()}
-        return BatchFeature(data)
+        return data
 
     def collate(
         self, records: Sequence[Mapping], on_bad_record: str = "raise", report_labels: bool = False
@@ -302,7 +313,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         Returns:
             B tensors (C, height, width) of probabilities, zero where the pixels did not show the radiograph.
         """
-        sizes = _sizes(image_size, image_size)
+        sizes = given_sizes(image_size, image_size)
         boxes = [self.crop_box(own, size) for own, size in zip(picture_size or sizes, sizes, strict=True)]
         probabilities = logits.detach().float().sigmoid()
         return [masks_of_original(*each) for each in zip(probabilities, sizes, boxes, strict=True)]
@@ -317,11 +328,11 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
         processor = self.image_processor
         width, height = picture_size
         if processor.do_resize:
-            width, height = _resized(width, height, processor.size)
+            width, height = resized(width, height, processor.size)
         x0, y0, x1, y1 = 0, 0, width, height
         if processor.do_center_crop:
             crop_width, crop_height = processor.crop_size["width"], processor.crop_size["height"]
-            x0, y0 = _centred(width, crop_width), _centred(height, crop_height)
+            x0, y0 = centred(width, crop_width), centred(height, crop_height)
             x1, y1 = x0 + crop_width, y0 + crop_height
         across, down = image_size[0] / width, image_size[1] / height
         return x0 * across, y0 * down, x1 * across, y1 * down
@@ -366,7 +377,7 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
                 raise ValueError(
                     f"{name}[{i}]: {len(value)} characters are more than {self.max_characters}; give the section alone."
                 )
-            if value != _whole(value):
+            if value != whole_text(value):
                 raise ValueError(f"{name}[{i}]: it holds half of a surrogate pair; decode the text anew.")
             texts.append(self._special.sub(" ", value).strip())
         return texts
@@ -379,13 +390,12 @@ class CoGazeProcessor(ReportTextMixin, ProcessorMixin):
     def _tokenize(self, texts: list[str], max_length: int, prefix: str = "") -> dict[str, torch.Tensor]:
         ids = mask = np.zeros((0, 1), np.int64)
         if texts:
-            encoded = self.text_tokenizer(
-                texts,
-                add_special_tokens=self._ADD_SPECIAL_TOKENS,
-                padding=True,
-                truncation=True,
-                max_length=max_length,
-            )
+            # A tokenizer cuts to what it pads to.
+            max_length -= max_length % (self.text_arguments.get("pad_to_multiple_of") or 1)
+            options = {"padding": True, "truncation": True, "max_length": max_length} | self.text_arguments
+            encoded = self.text_tokenizer(texts, add_special_tokens=self._ADD_SPECIAL_TOKENS, **options)
+            if len({len(row) for row in encoded["input_ids"]}) > 1:
+                raise ValueError("padding: texts of different lengths make no tensor; leave it True.")
             ids, mask = (np.array(encoded[name], np.int64) for name in ("input_ids", "attention_mask"))
         return {f"{prefix}input_ids": torch.from_numpy(ids), f"{prefix}attention_mask": torch.from_numpy(mask)}
 
@@ -479,98 +489,10 @@ def study_number(name: str) -> int:
 
 def _study_numbers(names: Sequence) -> torch.Tensor:
     for i, name in enumerate(names):
-        if isinstance(name, str) and name != _whole(name):
+        if isinstance(name, str) and name != whole_text(name):
             raise ValueError(f"study_id[{i}]: it holds half of a surrogate pair; decode the text anew.")
         if name is None or name != name or str(name).strip().lower() in ("", "nan", "none"):
             raise ValueError(
                 f"study_id[{i}]: {name!r} names no study; give each its own, since equal names are positives."
             )
     return torch.tensor([study_number(str(name)) for name in names])
-
-
-def _as_batch(arguments: dict) -> dict:
-    """Every argument as a list of one entry per image; what was given for one image becomes a list of one."""
-    if "images" in arguments:
-        single = not _is_batch_of_images(arguments["images"])
-    else:
-        single = any(isinstance(value, str | Mapping) for value in arguments.values()) or (
-            "image_size" in arguments and not isinstance(arguments["image_size"][0], Sequence)
-        )
-    batch, count = {}, None
-    for name, value in arguments.items():
-        if single:
-            value = [value]
-        elif isinstance(value, str | Mapping) or not hasattr(value, "__len__"):
-            raise ValueError(f"{name}: images is a list, so give a list with one entry per image.")
-        if count is not None and len(value) != count:
-            raise ValueError(f"{name}: {len(value)} entries for {count} images; give one per image.")
-        count = len(value)
-        batch[name] = list(value)
-    if count == 0:
-        raise ValueError("images: the list is empty; give at least one.")
-    return batch
-
-
-def _is_batch_of_images(images) -> bool:
-    if isinstance(images, str | bytes | bytearray | memoryview):
-        return False
-    return isinstance(images, Sequence) or getattr(images, "ndim", 0) == 4
-
-
-def _sizes(given, stored, name: str = "image_size") -> list[tuple[int, int]]:
-    sizes = []
-    for i, (size, own) in enumerate(zip(given or stored, stored, strict=True)):
-        size = own if size is None else size
-        try:
-            width, height = map(float, size)
-        except (TypeError, ValueError):
-            width = height = 0.0
-        if not (0 < width < np.inf and 0 < height < np.inf):
-            raise ValueError(f"{name}[{i}]: {size} is not a (width, height) in pixels.")
-        sizes.append((width, height))
-    return sizes
-
-
-def _whole(text: str) -> str:
-    """The text without halves of surrogate pairs, which cannot be encoded."""
-    return text.encode("utf-8", "ignore").decode()
-
-
-def _readings(value, name: str) -> list[Mapping]:
-    """One reading or several, or none, as a list; their parts are lists of mappings."""
-    readings = [] if value is None else [value] if isinstance(value, Mapping) else value
-    if not isinstance(readings, Sequence) or isinstance(readings, str | bytes):
-        raise ValueError(f"{name}: {type(value).__name__} is no reading; give a mapping, a list of them, or None.")
-    for j, reading in enumerate(readings):
-        if not isinstance(reading, Mapping):
-            raise ValueError(f"{name}[{j}]: {type(reading).__name__} is no reading; give a mapping.")
-        for part in ("sentences", "fixations"):
-            items = reading.get(part) or []
-            if not isinstance(items, Sequence) or not all(isinstance(item, Mapping) for item in items):
-                raise ValueError(f"{name}[{j}].{part}: it is no list of mappings; see `validate_reading`.")
-        if not isinstance(reading.get("heatmaps", []), Sequence):
-            raise ValueError(f"{name}[{j}].heatmaps: it is no list; give one picture per sentence and the full one.")
-    return list(readings)
-
-
-def _check_proportions(pictures: Sequence, sizes: Sequence, gaze: Sequence) -> None:
-    """Gaze is measured in the original's pixels: a picture that was turned or cut would show it elsewhere."""
-    for i, ((width, height), (across, down), readings) in enumerate(zip(pictures, sizes, gaze, strict=True)):
-        if readings and not in_proportion(height, width, down, across):
-            raise ValueError(
-                f"image_size[{i}]: {across:g} x {down:g} for a picture of {width} x {height}; gaze needs the whole "
-                "radiograph in its proportions: give the size that it was recorded on, or leave the gaze out."
-            )
-
-
-def _resized(width: int, height: int, size) -> tuple[int, int]:
-    if size.get("height") and size.get("width"):
-        return size["width"], size["height"]
-    edge = size["shortest_edge"]
-    if width <= height:
-        return edge, int(edge * height / width)
-    return int(edge * width / height), edge
-
-
-def _centred(side: int, crop: int) -> int:
-    return int((side - crop) / 2) if crop <= side else -((crop - side) // 2)

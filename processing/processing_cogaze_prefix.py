@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, LogitsProcessorList
+from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .processing_cogaze import VIEW_POSITIONS, CoGazeProcessor
-from .prompts import PROMPT_PARTS, REPORT_KINDS, encode_prompt
+from .prompts import PROMPT_PARTS, REPORT_KINDS, encode_prompt, image_chat_template
 from .structured_generation import StructuredReportLogitsProcessor
 
 
@@ -31,6 +32,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         max_similar_report_length: tokens of the similar report that are kept, the last ones.
         max_prompt_length: tokens of a prompt, the image's apart; the similar report is cut further to keep to it.
         max_report_length, max_transcript_length: as in `CoGazeProcessor`.
+        chat_template: of `apply_chat_template`; by default the tokenizer's own, for contents that hold an image.
 
     Raises:
         ValueError: unknown report_kind, or a tokenizer without a token that ends a text.
@@ -54,6 +56,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         max_transcript_length: int = 100,
         max_characters: int = 20_000,
         context_format: str = "sections",
+        chat_template: str | None = None,
     ):
         if report_kind not in REPORT_KINDS:
             raise ValueError(f"report_kind: {report_kind!r} is none of {REPORT_KINDS}.")
@@ -75,6 +78,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             max_characters,
             context_format,
             context_tokenizer=context_tokenizer,
+            chat_template=chat_template or image_chat_template(tokenizer, image_token),
         )
         self.num_image_tokens = num_image_tokens
         self.report_kind = report_kind
@@ -129,18 +133,23 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         picture_size: Sequence | None = None,
         similar_report: str | Sequence[str] | None = None,
         diseases: Sequence | None = None,
-        text: Any = None,
+        text: str | Sequence[str | None] | None = None,
         report_labels: bool = False,
         return_tensors: str = "pt",
+        **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
         """One study or a list of them; every argument has one entry per image.
 
         Args:
             findings: the report, read only for `report_labels`: it never gets into a prompt.
-            gaze, labels, masks, text: taken and left aside (the image-text-to-text pipeline asks for a text).
+            gaze, labels, masks: taken and left aside.
             similar_report: findings of a similar case; "" or None where there is none.
             diseases: names of the predicted diseases of each image; [] or None where there are none.
+            text: prompts of one's own, with `image_token` once, such as `apply_chat_template` writes; "" or None where
+                the processor's is wanted.
             report_labels: also give the reports as `labels` (B, L) int64, `[begin] report [end]`, padding -100.
+            kwargs: as for `CoGazeProcessor`; those of texts are for prompts. With `truncation`, `max_length` is the
+                most tokens of a prompt, its image included, and the similar report is cut to keep to it.
 
         The rest as for `CoGazeProcessor`.
 
@@ -150,7 +159,10 @@ class CoGazePrefixProcessor(CoGazeProcessor):
 
         Raises:
             ValueError: names the argument, the item's index or file, and what to do.
+            TypeError: an unknown argument.
         """
+        kwargs.pop("add_special_tokens", None)  # A chat template has written them, or has none.
+        own, return_tensors = self.adjusted(return_tensors, kwargs)
         arguments = {
             "images": images,
             "view_position": view_position,
@@ -162,22 +174,30 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             "picture_size": picture_size,
         }
         given = {name: value for name, value in arguments.items() if value is not None}
-        data = dict(super().__call__(**given, report_labels=report_labels)) if given or report_labels else {}
+        encoders = copy.copy(own)
+        encoders.text_arguments = {}
+        data = {}
+        if given or report_labels:
+            data |= CoGazeProcessor.__call__(encoders, **given, report_labels=report_labels)
         drafts = [similar_report] if isinstance(similar_report, str) else similar_report
         named = [diseases] if diseases and isinstance(diseases[0], str) else diseases
-        counted = next((value for value in (*data.values(), drafts, named) if value is not None), None)
+        written = [text] if isinstance(text, str) else text
+        counted = next((value for value in (*data.values(), drafts, named, written) if value is not None), None)
         count = 0 if counted is None else len(counted)
-        for name, values in (("similar_report", drafts), ("diseases", named)):
+        for name, values in (("similar_report", drafts), ("diseases", named), ("text", written)):
             if values is not None and (not isinstance(values, Sequence) or len(values) != count):
                 given = f"{len(values)} entries" if isinstance(values, Sequence) else repr(values)
                 raise ValueError(f"{name}: {given} for {count} images; give one per image.")
-        data |= self.prompts(drafts or [None] * count, named or [None] * count)
+        data |= own.prompts(drafts or [None] * count, named or [None] * count, written or [None] * count)
         if return_tensors == "np":
             data = {name: tensor.numpy() for name, tensor in data.items()}
         return BatchFeature(data)
 
     def prompts(
-        self, similar_report: Sequence[str | None], diseases: Sequence[Sequence[str] | None]
+        self,
+        similar_report: Sequence[str | None],
+        diseases: Sequence[Sequence[str] | None],
+        text: Sequence[str | None] | None = None,
     ) -> dict[str, torch.Tensor]:
         """input_ids and attention_mask (B, T) of the prompts alone, for images that are encoded already.
 
@@ -192,25 +212,67 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             if isinstance(names, str | Mapping):
                 raise ValueError(f"diseases[{i}]: {names!r}; give a list of names for each image.")
             names = self._texts(names or [], f"diseases[{i}]")
-            ids = encode_prompt(
-                self.tokenizer,
-                self.report_kind,
-                self.image_token,
-                draft if "similar_report" in self.prompt_parts else "",
-                names if "diseases" in self.prompt_parts else (),
-                self.max_similar_report_length,
-                self.max_prompt_length,
-            )
+            written = text[i] if text else None
+            ids = self._written(written, i, draft or names) if written else self._prompt(draft, names)
             place = ids.index(self.image_token_id)
             ids[place : place + 1] = [self.image_token_id] * self.num_image_tokens
             rows.append(torch.tensor(ids))
         masks = [torch.ones_like(row) for row in rows]
         padding = self.tokenizer.pad_token_id
         padding = self.tokenizer.eos_token_id if padding is None else padding
-        return {
-            "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding, padding_side="left"),
-            "attention_mask": pad_sequence(masks, batch_first=True, padding_side="left"),
-        }
+        return {"input_ids": self._padded(rows, padding), "attention_mask": self._padded(masks, 0)}
+
+    @property
+    def _most_tokens(self) -> int | None:
+        """Of a prompt that has its placeholder once, where the call sets a limit."""
+        asked = self.text_arguments
+        limited = asked.get("truncation") and asked.get("max_length") is not None
+        return asked["max_length"] - self.num_image_tokens + 1 if limited else None
+
+    def _prompt(self, draft: str, names: Sequence[str]) -> list[int]:
+        most = self._most_tokens
+        return encode_prompt(
+            self.tokenizer,
+            self.report_kind,
+            self.image_token,
+            draft if "similar_report" in self.prompt_parts else "",
+            names if "diseases" in self.prompt_parts else (),
+            self.max_similar_report_length,
+            self.max_prompt_length if most is None else min(most, self.max_prompt_length),
+        )
+
+    def _written(self, text: str, index: int, parts) -> list[int]:
+        """Token ids of a prompt of the caller's own."""
+        if not isinstance(text, str):
+            raise ValueError(f"text[{index}]: {text!r} is no text.")
+        if (found := text.count(self.image_token)) != 1:
+            raise ValueError(
+                f"text[{index}]: {found} times {self.image_token}, which stands where the image is; give it once, or "
+                'leave the text "" for the processor\'s own prompt.'
+            )
+        if parts:
+            raise ValueError(f"text[{index}]: it is the whole prompt; write similar_report and diseases into it.")
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if self._most_tokens is not None and len(ids) > self._most_tokens:
+            raise ValueError(
+                f"max_length: {self.text_arguments['max_length']} tokens would cut text[{index}], which takes "
+                f"{len(ids) - 1 + self.num_image_tokens}; give more."
+            )
+        return ids
+
+    def _padded(self, rows: list[torch.Tensor], value: int) -> torch.Tensor:
+        asked = self.text_arguments
+        side, padding = asked.get("padding_side", "left"), asked.get("padding", True)
+        length = max(map(len, rows))
+        if padding in (False, None, "do_not_pad") and any(len(row) < length for row in rows):
+            raise ValueError("padding: prompts of different lengths make no tensor; leave it True.")
+        if padding == "max_length":
+            length = max(length, asked.get("max_length") or self.max_prompt_length - 1 + self.num_image_tokens)
+        multiple = asked.get("pad_to_multiple_of") or 1
+        length = -(-length // multiple) * multiple
+        padded = pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
+        more = length - padded.shape[1]
+        return torch.nn.functional.pad(padded, (more, 0) if side == "left" else (0, more), value=value)
 
     def structured_constraint(self, max_new_tokens: int | None = None) -> LogitsProcessorList:
         """As in `CoGazeProcessor`; what the language model's `generate` begins with is empty."""

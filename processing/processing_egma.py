@@ -50,6 +50,13 @@ class EgmaProcessor(CoGazeProcessor):
         lengths = {"max_report_length": 77, "max_transcript_length": 77}
         return cls(image_processor, tokenizer, **lengths | {"grid_size": config.grid_size} | options)
 
+    @staticmethod
+    def check_image_processor(image_processor) -> None:
+        """Part of the constructor; a crop would cut off what `crop_box` takes for shown."""
+        CoGazeProcessor.check_image_processor(image_processor)
+        if image_processor.do_center_crop:
+            raise ValueError("image_processor: the whole square is what the model sees; turn off do_center_crop.")
+
     def crop_box(self, picture_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[float, float, float, float]:
         """As in `CoGazeProcessor`: the padded square, so that it reaches beyond the original."""
         (width, height), side = picture_size, max(picture_size)

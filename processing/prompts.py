@@ -22,6 +22,46 @@ _SYSTEM = {
 # Llama 3's template writes the day's date into every prompt unless it is given one.
 _TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
+# What a chat's contents become before the tokenizer's own template: texts, with the placeholder for an image.
+_CONTENTS = """
+{%- if date_string is not defined -%}{%- set date_string = "DATE" -%}{%- endif -%}
+{%- if enable_thinking is not defined -%}{%- set enable_thinking = false -%}{%- endif -%}
+{%- set flat = namespace(messages=[], lines=[]) -%}
+{%- for message in messages -%}
+{%- if message["content"] is string -%}
+{%- set flat.lines = [message["content"]] -%}
+{%- else -%}
+{%- set flat.lines = [] -%}
+{%- for part in message["content"] -%}
+{%- set flat.lines = flat.lines + ["Chest X-ray: IMAGE" if part["type"] == "image" else part["text"]] -%}
+{%- endfor -%}
+{%- endif -%}
+{%- set flat.messages = flat.messages + [{"role": message["role"], "content": flat.lines | join("\n")}] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+_PLAIN = """
+{%- if bos_token is defined and bos_token -%}{{ bos_token }}{%- endif -%}
+{%- for message in messages -%}{{ message["content"] + "\n\n" }}{%- endfor -%}
+{%- if add_generation_prompt -%}{{ "Findings:\n" }}{%- endif -%}
+"""
+
+
+def image_chat_template(tokenizer, image_token: str) -> str:
+    """A template for chats whose contents are texts or lists of texts and images, behind the tokenizer's own.
+
+    An image is "Chest X-ray: " and the placeholder, so that a chat with the messages of `report_messages` is the prompt
+    of `render_prompt`.
+    """
+    contents = _CONTENTS.replace("DATE", _TEMPLATE_ARGUMENTS["date_string"]).replace("IMAGE", image_token)
+    own = tokenizer.chat_template
+    if isinstance(own, dict):
+        own = own.get("default")
+    if own is None:
+        own = _PLAIN
+    # A tokenizer that was saved with a processor comes back with the processor's.
+    return own if own.startswith(contents.strip()) else contents.strip() + own
+
 
 def report_messages(
     kind: str, image_token: str, similar_report: str = "", diseases: Sequence[str] = ()

@@ -158,3 +158,18 @@ def _nearest(start: float, end: float, count: int, original: float, stored: int)
     """(count,) indices into a mask side padded by one on both ends, for the centres of the pixels shown."""
     centres = start + (np.arange(count) + 0.5) * (end - start) / count
     return np.clip(np.floor(centres * stored / original).astype(np.int64), -1, stored) + 1
+
+
+def resized(width: int, height: int, size) -> tuple[int, int]:
+    """Width and height of a picture that an image processor resizes to `size`, before it is cropped."""
+    if size.get("height") and size.get("width"):
+        return size["width"], size["height"]
+    edge = size["shortest_edge"]
+    if width <= height:
+        return edge, int(edge * height / width)
+    return int(edge * width / height), edge
+
+
+def centred(side: int, crop: int) -> int:
+    """Where a crop in the middle of a side begins; below 0 where it is larger, and padded."""
+    return int((side - crop) / 2) if crop <= side else -((crop - side) // 2)

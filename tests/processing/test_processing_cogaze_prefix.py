@@ -159,7 +159,7 @@ def test_saved_processor_is_the_same(processor, tmp_path):
     assert not torch.equal(expected["input_ids"], processor(**arguments)["input_ids"])
     assert loaded.image_token_id == structured.image_token_id
     # The language model's own tokenizer lies where text generation looks for it, chat template and all.
-    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == TEMPLATE
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template.endswith(TEMPLATE)
 
 
 def test_the_tokenizer_that_was_given_stays_as_it_is():
