@@ -98,7 +98,9 @@ def image_size(path: str, name: str = "image") -> tuple[int, int]:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as picture:
                     width, height = picture.size
-                    if picture.getexif().get(ORIENTATION, 1) >= 5:  # lies on its side
+                    # For a PNG without one, Pillow would decode the whole picture to look for it.
+                    has_exif = picture.format != "PNG" or "exif" in picture.info
+                    if has_exif and picture.getexif().get(ORIENTATION, 1) >= 5:  # lies on its side
                         width, height = height, width
     except Image.DecompressionBombError as error:
         raise Skip(f"{name} of more than {MAX_PIXELS} pixels") from error
