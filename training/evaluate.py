@@ -20,6 +20,7 @@ from processing.datasets.overlaps import warn_of_overlaps
 from processing.datasets.phantom.loading import load_phantom_gallery
 from processing.datasets.records import facts_of, label_names
 from training.data.checking import keep_good_records
+from training.data.collation import Collator
 from training.data.feature_cache import weights_fingerprint
 from training.data.loading import load_data
 from training.downstream.classifiers import finetune_record
@@ -245,7 +246,7 @@ def usable_records(spec: dict | str, argument: str, processor) -> tuple[Dataset,
         raise ValueError(f"{argument}: it has no records.")
     try:
         # What reads texts takes the records that have them; images need none.
-        dataset, reasons = keep_good_records(dataset, processor, "skip", whole=("labels",))
+        dataset, reasons = keep_good_records(dataset, Collator(processor), "skip", whole=("labels",))
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from error
     return dataset, dict(reasons)

@@ -47,7 +47,6 @@ def records(split: str, names=NAMES, **changes) -> Dataset:
                 "view_position": "PA",
                 "patient_age": 60.0,
                 "patient_sex": "F",
-                "study_date": "",
                 "indication": "Cough.",
                 "history": "",
                 "findings": "There is a mass.",

@@ -2,31 +2,31 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
+from transformers import TrainingArguments
 
+from .collation import Collator
 from .streams import TrainingStream
 
 
 def keep_good_records(
     dataset: Dataset | TrainingStream,
-    processor,
+    collate: Collator,
     on_bad_record: str = "raise",
     num_proc: int | None = None,
-    prepare: Callable[[dict], dict] = dict,
-    prepared: str = "",
     whole: Sequence[str] = ("findings", "labels"),
 ):
-    """Process every record once, before any training step, and leave out the unusable ones.
+    """Collate every record once, before any training step, and leave out the unusable ones.
 
-    The result is cached by the data set's and the processor's fingerprint. A stream's records are met one by one in
+    The result is cached by the data set's and the collator's fingerprint. A stream's records are met one by one in
     training: it is only told what to do then.
 
     Args:
-        prepare: what is done to a record before the processor gets it. prepared: its fingerprint.
+        collate: what the records are for; without randomness.
         whole: columns that all records must fill where any does.
 
     Returns:
@@ -40,13 +40,13 @@ def keep_good_records(
         dataset.on_bad_record = on_bad_record
         return dataset, Counter()
     checked = dataset.map(
-        _RecordCheck(processor, prepare),
+        _RecordCheck(collate),
         with_indices=True,
         remove_columns=dataset.column_names,
         # One worker is this process: a forked one pays off only beside others.
         num_proc=num_proc if num_proc and num_proc > 1 else None,
         desc="Checking records",
-        new_fingerprint=Hasher.hash([dataset._fingerprint, processor.to_json_string(), prepared, "check-1"]),
+        new_fingerprint=Hasher.hash([dataset._fingerprint, collate.fingerprint, "check-2"]),
     )
     errors = checked["error"]
     for column in [name for name in whole if name in dataset.column_names]:
@@ -66,10 +66,28 @@ def keep_good_records(
     return (dataset.select([i for i, error in enumerate(errors) if not error]) if bad else dataset), reasons
 
 
+def keep_good_splits(
+    splits: dict[str, Dataset | TrainingStream], collate: Collator, on_bad_record: str, training: TrainingArguments
+) -> tuple[dict, dict[str, int]]:
+    """`keep_good_records` of each split, once for all processes; says what was left out.
+
+    Returns:
+        The splits, and how many records each has lost.
+    """
+    kept, lost = {}, {}
+    workers = max(1, training.dataloader_num_workers)
+    for split, dataset in splits.items():
+        with training.main_process_first(desc="checking records"):
+            kept[split], reasons = keep_good_records(dataset, collate, on_bad_record, workers)
+        lost[split] = sum(reasons.values())
+        if reasons:
+            print(f"Skipped {lost[split]} unusable {split} records: {dict(reasons)}")
+    return kept, lost
+
+
 class _RecordCheck:
-    def __init__(self, processor, prepare: Callable[[dict], dict]):
-        self.processor = processor
-        self.prepare = prepare
+    def __init__(self, collate: Collator):
+        self.collate = collate
         self.process = os.getpid()
 
     def __call__(self, record: dict, index: int) -> dict:
@@ -77,7 +95,7 @@ class _RecordCheck:
             # A fork has none of the threads that torch has started before, and would wait for them forever.
             torch.set_num_threads(1)
         try:
-            self.processor.collate([self.prepare(record)])
+            self.collate([record])
         except (ValueError, OSError) as error:
             return {"error": f"record {index} (image {record['image_id']}): {error}"}
         return {"error": ""}

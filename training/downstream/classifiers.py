@@ -12,8 +12,9 @@ from transformers import AutoModelForImageClassification, AutoProcessor
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 from processing.datasets.records import label_names, label_targets
 
+from ..data.collation import Collator
 from ..runs.files import read_json
-from .data import FinetuneCollator, load_splits
+from .data import load_splits
 from .tasks import ClassificationTask
 
 
@@ -42,7 +43,7 @@ class Classifier:
 
     def inputs(self, records: list[dict]) -> dict[str, torch.Tensor]:
         """The model's inputs, without labels."""
-        collate = FinetuneCollator(self.processor, self._prepared, self.model)
+        collate = Collator(self.processor, self._prepared, model=self.model)
         return {name: tensor.to(self.model.device) for name, tensor in collate(records).items()}
 
     def _prepared(self, record: dict) -> dict:
@@ -121,7 +122,7 @@ def drawn_validation(checkpoint: str | Path) -> Dataset | None:
     if "validation_fraction" not in settings or settings.get("validation_data") is not None:
         return None
     splits = load_splits(
-        ClassificationTask(None),
+        ClassificationTask(),
         {split: settings[f"{split}_data"] for split in ("train", "test")},
         settings["labels"],
         settings["validation_fraction"],

@@ -1,6 +1,5 @@
 """Data of the downstream tasks: splits that have what a task needs, and batches."""
 
-import inspect
 import json
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 from processing.datasets.overlaps import warn_of_overlaps
 from processing.datasets.records import label_names
 
+from ..data.collation import Preparation
 from ..data.loading import load_data
 from .subsets import check_patients_apart, missing_classes, stratified_patients
 
@@ -39,8 +39,8 @@ class Task(Protocol):
     def prepare(self, record: dict) -> dict:
         """A record with the classes' labels or masks."""
 
-    def build(self, processor, positives: np.ndarray) -> PreTrainedModel:
-        """A model for training images that show the chosen classes so, (N, C)."""
+    def build(self, arguments, processor, positives: np.ndarray) -> PreTrainedModel:
+        """The model that fine-tuning's arguments ask for; training images show the chosen classes so, (N, C)."""
 
     def summarise(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Per image, what scores are computed from: (B, ...) predictions and references."""
@@ -70,40 +70,18 @@ class Splits:
 
 
 @dataclass
-class Preparation:
+class TaskPreparation(Preparation):
     """A record as the task's processor call wants it."""
 
-    task: Task
-    use_context: bool
+    task: Task | None = None
+    gaze_fraction: float = 0.0
 
     @property
     def fingerprint(self) -> str:
-        """What the result hangs on, for caches."""
         return json.dumps([self.task.name, self.task.names, self.use_context])
 
     def __call__(self, record: dict) -> dict:
-        without = {"gaze": []} | ({} if self.use_context else {"indication": "", "history": ""})
-        return self.task.prepare(record | without)
-
-
-class FinetuneCollator:
-    """Records -> the inputs of `model`. augmentation: None in evaluation."""
-
-    def __init__(self, processor, prepare, model, on_bad_record: str = "raise", augmentation=None):
-        self.processor = processor
-        self.prepare = prepare
-        self.inputs = set(inspect.signature(model.forward).parameters)
-        self.on_bad_record = on_bad_record
-        self.augmentation = augmentation
-
-    def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
-        records = [self.prepare(record) for record in records]
-        if self.augmentation:
-            records = [self.augmentation.record(record) for record in records]
-        batch = self.processor.collate(records, self.on_bad_record)
-        if self.augmentation:
-            batch["pixel_values"] = self.augmentation.pixels(batch["pixel_values"])
-        return {name: tensor for name, tensor in batch.items() if name in self.inputs}
+        return self.task.prepare(super().__call__(record))
 
 
 def load_splits(

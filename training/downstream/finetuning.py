@@ -25,7 +25,8 @@ from processing.datasets.records import facts_of
 from processing.tokenization import build_tokenizer
 
 from ..data.augmentation import AlignedAugmentation
-from ..data.checking import keep_good_records
+from ..data.checking import keep_good_splits
+from ..data.collation import Collator
 from ..data.loading import stored_columns
 from ..metrics.scores import Bootstrap, from_json, to_json
 from ..runs.checkpoints import newest_whole
@@ -36,7 +37,7 @@ from ..runs.provenance import file_fingerprint, measured_on, training_facts
 from ..runs.settings import SETTINGS_FILE, comparable_settings, hold_to_settings, refuse_other_settings
 from ..runs.tables import markdown_table, write_results
 from ..runs.trainer import PartsTrainer
-from .data import FinetuneCollator, Preparation, Splits, Task, labelled_share, load_splits, refuse_emptied
+from .data import Splits, Task, TaskPreparation, labelled_share, load_splits, refuse_emptied
 
 # What may differ between runs whose results stand together.
 NO_SETTING = ("seeds", "bootstrap")
@@ -108,14 +109,7 @@ def run(task: Task, arguments: FinetuneArguments, training: TrainingArguments) -
         ValueError: unusable arguments or records; patients in two splits; a class that a split lacks; results of other
             settings in `output_dir`.
     """
-    if not 0 < arguments.label_fraction <= 1:
-        raise ValueError(f"label_fraction: {arguments.label_fraction:g} is not above 0 and at most 1.")
-    if arguments.validation_data is None and not 0 < arguments.validation_fraction < 1:
-        raise ValueError(f"validation_fraction: {arguments.validation_fraction:g} is not between 0 and 1.")
-    if arguments.seeds < 1:
-        raise ValueError(f"seeds: {arguments.seeds}; give 1 or more.")
-    if arguments.checkpoint is None and not arguments.from_scratch:
-        raise ValueError("checkpoint: give a pretraining checkpoint, or --from_scratch.")
+    _check(arguments)
     splits = load_splits(
         task,
         {split: getattr(arguments, f"{split}_data") for split in ("train", "validation", "test")},
@@ -125,18 +119,12 @@ def run(task: Task, arguments: FinetuneArguments, training: TrainingArguments) -
         arguments.minimum_positives,
     )
     processor = build_processor(arguments, splits.data["train"])
-    prepare = Preparation(task, use_context=not arguments.no_context)
-    workers = max(1, training.dataloader_num_workers)
-    for split, dataset in splits.data.items():
-        with training.main_process_first(desc="checking records"):
-            kept, reasons = keep_good_records(
-                dataset, processor, arguments.on_bad_record, workers, prepare, prepare.fingerprint
-            )
-        if reasons:
-            print(f"Skipped {sum(reasons.values())} unusable {split} records: {dict(reasons)}")
-            rows = np.flatnonzero(np.isin(dataset["image_id"], kept["image_id"]))
-            splits.data[split], splits.positives[split] = kept, splits.positives[split][rows]
-            refuse_emptied(task, splits, split, arguments.minimum_positives)
+    prepare = TaskPreparation(not arguments.no_context, task=task)
+    kept, lost = keep_good_splits(splits.data, Collator(processor, prepare), arguments.on_bad_record, training)
+    for split in [split for split, count in lost.items() if count]:
+        rows = np.flatnonzero(np.isin(splits.data[split]["image_id"], kept[split]["image_id"]))
+        splits.data[split], splits.positives[split] = kept[split], splits.positives[split][rows]
+        refuse_emptied(task, splits, split, arguments.minimum_positives)
 
     resume = str(training.resume_from_checkpoint).lower() not in ("none", "false")
     weights = None if arguments.checkpoint is None else file_fingerprint(arguments.checkpoint)
@@ -150,6 +138,17 @@ def run(task: Task, arguments: FinetuneArguments, training: TrainingArguments) -
             result = _run_once(task, arguments, own, splits, processor, prepare, settings, resume)
         results.append(result)
     return _summarise(task, arguments, training, splits, results)
+
+
+def _check(arguments: FinetuneArguments) -> None:
+    if not 0 < arguments.label_fraction <= 1:
+        raise ValueError(f"label_fraction: {arguments.label_fraction:g} is not above 0 and at most 1.")
+    if arguments.validation_data is None and not 0 < arguments.validation_fraction < 1:
+        raise ValueError(f"validation_fraction: {arguments.validation_fraction:g} is not between 0 and 1.")
+    if arguments.seeds < 1:
+        raise ValueError(f"seeds: {arguments.seeds}; give 1 or more.")
+    if arguments.checkpoint is None and not arguments.from_scratch:
+        raise ValueError("checkpoint: give a pretraining checkpoint, or --from_scratch.")
 
 
 def build_processor(arguments: FinetuneArguments, train: Dataset):
@@ -234,7 +233,7 @@ def _run_once(
     training: TrainingArguments,
     splits: Splits,
     processor,
-    prepare: Preparation,
+    prepare: TaskPreparation,
     settings: dict,
     resume: bool,
 ) -> dict:
@@ -247,9 +246,9 @@ def _run_once(
         train, positives = labelled_share(task, arguments.label_fraction, train, positives, training.seed)
 
     set_seed(training.seed)
-    model = task.build(processor, positives)
+    model = task.build(arguments, processor, positives)
     augmentation = AlignedAugmentation(arguments.crop, arguments.exposure) if arguments.crop else None
-    collator = FinetuneCollator(processor, prepare, model, arguments.on_bad_record, augmentation)
+    options = {"model": model, "on_bad_record": arguments.on_bad_record}
     callbacks = []
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
@@ -260,8 +259,8 @@ def _run_once(
         task=task,
         train_dataset=train,
         eval_dataset=splits.data["validation"],
-        data_collator=collator,
-        eval_collator=FinetuneCollator(processor, prepare, model, arguments.on_bad_record),
+        data_collator=Collator(processor, prepare, **options, augmentation=augmentation),
+        eval_collator=Collator(processor, prepare, **options),
         compute_metrics=lambda found: task.scores(found.predictions, found.label_ids),
         callbacks=callbacks,
         learning_rate_factors=factors,

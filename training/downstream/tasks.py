@@ -42,9 +42,6 @@ class ClassificationTask:
     unused = ("regions",)
     models = {"cogaze": CoGazeForImageClassification, "egma": EgmaForImageClassification}
 
-    def __init__(self, arguments: ClassificationArguments):
-        self.arguments = arguments
-
     def positives(self, dataset: Dataset) -> tuple[list[str], np.ndarray]:
         return label_names(dataset), label_targets(dataset["labels"][:]) > 0
 
@@ -55,8 +52,7 @@ class ClassificationTask:
     def prepare(self, record: dict) -> dict:
         return record | {"labels": [record["labels"][column] for column in self.columns]}
 
-    def build(self, processor, positives: np.ndarray):
-        arguments = self.arguments
+    def build(self, arguments: ClassificationArguments, processor, positives: np.ndarray):
         if arguments.timm_model:
             return _timm(arguments.timm_model, self.names, positives.sum(axis=0).tolist())
         model = build_model(self, arguments, processor, {"examples_per_class": positives.sum(axis=0).tolist()})
@@ -97,7 +93,12 @@ class SegmentationArguments(FinetuneArguments):
 
 
 class SegmentationTask:
-    """Masks of the labels asked for, or one mask of all regions."""
+    """Masks of the labels asked for, or one mask of all regions.
+
+    Args:
+        labels: as asked for; None: one mask of all regions.
+        mask_threshold: of a pixel's probability.
+    """
 
     name = "segmentation"
     head = "decode_head"
@@ -105,12 +106,13 @@ class SegmentationTask:
     unused = ("labels",)
     models = {"cogaze": CoGazeForSemanticSegmentation, "egma": EgmaForSemanticSegmentation}
 
-    def __init__(self, arguments: SegmentationArguments):
-        self.arguments = arguments
+    def __init__(self, labels: list[str] | None = None, mask_threshold: float = 0.5):
+        self.one_for_all = labels is None
+        self.mask_threshold = mask_threshold
 
     def positives(self, dataset: Dataset) -> tuple[list[str], np.ndarray]:
         found = region_labels(dataset)
-        if self.arguments.labels is None:
+        if self.one_for_all:
             names = label_names(dataset)
             return names if len(names) == 1 else ["lesion"], np.array([[bool(own)] for own in found])
         names = sorted(set().union(*found))
@@ -118,16 +120,16 @@ class SegmentationTask:
 
     def choose(self, names: list[str], known: list[str]) -> None:
         self.names = names
-        self.regions = None if self.arguments.labels is None else names
+        self.regions = None if self.one_for_all else names
 
     def prepare(self, record: dict) -> dict:
         return record | {"masks": region_masks(record, self.regions)}
 
-    def build(self, processor, positives: np.ndarray):
-        return build_model(self, self.arguments, processor, {})
+    def build(self, arguments: SegmentationArguments, processor, positives: np.ndarray):
+        return build_model(self, arguments, processor, {})
 
     def summarise(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        predicted, mask = logits.sigmoid() > self.arguments.mask_threshold, labels > 0
+        predicted, mask = logits.sigmoid() > self.mask_threshold, labels > 0
         overlap, predicted, mask = (x.sum(dim=(2, 3)) for x in (predicted & mask, predicted, mask))
         return torch.stack([overlap, predicted], dim=-1), mask
 

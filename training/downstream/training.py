@@ -18,7 +18,7 @@ def finetune_classification(argv: list[str] | None = None) -> dict:
         raise ValueError("init_from_disease_head: give the checkpoint that has it, without --from_scratch.")
     if arguments.timm_model and (not arguments.from_scratch or arguments.linear_probe):
         raise ValueError("timm_model: its weights are random; give --from_scratch, and no --linear_probe.")
-    return run(ClassificationTask(arguments), arguments, training)
+    return run(ClassificationTask(), arguments, training)
 
 
 SEGMENTATION_DEFAULTS = EACH_EPOCH | {"metric_for_best_model": "eval_dice", "greater_is_better": True}
@@ -28,4 +28,4 @@ def finetune_segmentation(argv: list[str] | None = None) -> dict:
     arguments, training = parse_arguments(
         (SegmentationArguments, TrainingArguments), argv, finetune_segmentation.__doc__, SEGMENTATION_DEFAULTS
     )
-    return run(SegmentationTask(arguments), arguments, training)
+    return run(SegmentationTask(arguments.labels, arguments.mask_threshold), arguments, training)

@@ -1,7 +1,5 @@
 """Scores of what was put on an encoder: classifiers, segmentation models, report generators."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from scipy.special import expit
@@ -10,8 +8,9 @@ from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForSemant
 from modeling_cogaze import CoGazeForImageClassification
 from processing.datasets.records import label_targets
 
+from ..data.collation import Collator
 from ..downstream.classifiers import Classifier, finetune_record, open_classifier
-from ..downstream.data import FinetuneCollator, Preparation
+from ..downstream.data import TaskPreparation
 from ..downstream.finetuning import label_fields
 from ..downstream.tasks import SegmentationTask, region_labels
 from ..metrics.downstream import classification_scores, f1_thresholds
@@ -120,7 +119,7 @@ def measure_segmentation(evaluation: Evaluation) -> None:
         return
     threshold = finetune_record(evaluation.checkpoint).get("settings", {}).get("mask_threshold", 0.5)
     labels = None if one_for_all else names
-    task = SegmentationTask(SimpleNamespace(labels=labels, mask_threshold=threshold))
+    task = SegmentationTask(labels, threshold)
     task.choose(names, names)
     predictions, references = _masks(evaluation, network, task)
     scored = [name for name in names if name not in lacking]
@@ -138,7 +137,7 @@ def _masks(evaluation: Evaluation, network, task: SegmentationTask) -> tuple[np.
     """What the task keeps of predicted and of recorded masks."""
     data = evaluation.data.remove_columns("findings")  # which some images may lack, and no mask is made of
     processor = AutoProcessor.from_pretrained(evaluation.checkpoint)
-    collate = FinetuneCollator(processor, Preparation(task, evaluation.use_context), network)
+    collate = Collator(processor, TaskPreparation(evaluation.use_context, task=task), model=network)
     parts = []
     for start in range(0, len(data), evaluation.batch_size):
         rows = range(start, min(start + evaluation.batch_size, len(data)))

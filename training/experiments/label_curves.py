@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> dict:
             folders[name] = output / f"{slug(name)}-{fraction:g}"
             found[name] = script([*shared, *own, *start["flags"], "--output_dir", str(folders[name])])
             measured_on = found[name]["measured_on"]
-        above = above_scratch(folders, found, kind(None), metric, arguments.bootstrap)
+        above = above_scratch(folders, found, kind(), metric, arguments.bootstrap)
         for name, points in curves.items():
             score = from_json(found[name]["scores"])[metric]
             points.append({"label_fraction": fraction, "scores": to_json([score, above[name]])})

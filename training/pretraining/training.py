@@ -11,8 +11,8 @@ from processing.datasets.records import label_names
 from processing.tokenization import build_tokenizer, cogaze_tokenizer
 
 from ..data.augmentation import AlignedAugmentation
-from ..data.checking import keep_good_records
-from ..data.collation import PretrainingCollator
+from ..data.checking import keep_good_splits
+from ..data.collation import Collator, Preparation
 from ..data.feature_cache import FeatureCache
 from ..data.loading import load_data, positives_per_class, stored_columns
 from ..data.streams import StreamLoader, StreamState, TrainingStream
@@ -67,53 +67,25 @@ class PretrainArguments:
 
 
 def pretrain(argv: list[str] | None = None) -> dict:
+    """Pretrain as the flags say, and write the best model, its processor and `training.json`; returns its metrics."""
     arguments, training = parse_arguments((PretrainArguments, TrainingArguments), argv, __doc__, EACH_EPOCH)
     set_seed(training.seed)
-
-    train = load_data(arguments.train_data, "train_data")
-    validation = load_data(arguments.validation_data, "validation_data")
-    warn_of_overlaps({"train_data": train, "validation_data": validation})
-    processor, model = build(arguments, train)
+    splits = {name: load_data(getattr(arguments, f"{name}_data"), f"{name}_data") for name in ("train", "validation")}
+    warn_of_overlaps({f"{name}_data": data for name, data in splits.items()})
+    processor, model = build(arguments, splits["train"])
     cache = _feature_cache(arguments, model, processor)
     if cache:
-        train, validation = cache.attach(train, "train_data"), cache.attach(validation, "validation_data")
-    augmentation = None
-    if arguments.crop or arguments.autocontrast:
-        augmentation = AlignedAugmentation(arguments.crop or 1.0, arguments.exposure, arguments.autocontrast)
-    reading = {
-        "gaze_fraction": arguments.gaze_fraction,
-        "use_context": not arguments.no_context,
-        "feature_cache": cache,
-        "on_bad_record": arguments.on_bad_record,
-    }
-    train_collator = PretrainingCollator(
-        processor, **reading, context_dropout=arguments.context_dropout, augmentation=augmentation
-    )
-
-    skipped = {}
-    workers = max(1, training.dataloader_num_workers)
-    with training.main_process_first(desc="checking records"):
-        train, skipped["train"] = keep_good_records(train, processor, arguments.on_bad_record, workers)
-        validation, skipped["validation"] = keep_good_records(validation, processor, arguments.on_bad_record, workers)
-    for split, reasons in skipped.items():
-        if reasons:
-            print(f"Skipped {sum(reasons.values())} unusable {split} records: {dict(reasons)}")
-
+        splits = {name: cache.attach(data, f"{name}_data") for name, data in splits.items()}
+    collators = _collators(arguments, processor, cache)
+    splits, lost = keep_good_splits(splits, Collator(processor), arguments.on_bad_record, training)
     checkpoint = checkpoint_to_resume(training)
-    callbacks = []
-    if arguments.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
-    if isinstance(train, TrainingStream):
-        train.seed = training.seed
-        callbacks.append(StreamState(train, checkpoint))
     trainer = _Trainer(
         model=model,
         args=training,
-        train_dataset=train,
-        eval_dataset=validation,
-        data_collator=train_collator,
-        eval_collator=PretrainingCollator(processor, **reading),
-        callbacks=callbacks,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        **collators,
+        callbacks=_callbacks(arguments, training, splits["train"], checkpoint),
         learning_rate_factors=mapping(arguments.learning_rate_factors, "learning_rate_factors"),
     )
     trained = trainer.train(resume_from_checkpoint=checkpoint)
@@ -121,8 +93,9 @@ def pretrain(argv: list[str] | None = None) -> dict:
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         processor.save_pretrained(training.output_dir)
+        train = splits["train"]
         summary = metrics | {
-            "skipped_records": {split: sum(reasons.values()) for split, reasons in skipped.items()},
+            "skipped_records": lost,
             "skipped_while_streaming": processor.bad_records,
             "train_records": train.total if isinstance(train, TrainingStream) else len(train),
             "processes": training.world_size,
@@ -131,6 +104,29 @@ def pretrain(argv: list[str] | None = None) -> dict:
         summary |= training_facts(trained.metrics["train_runtime"], train, arguments.checkpoint, encoders)
         write_json(Path(training.output_dir) / "training.json", summary)
     return metrics
+
+
+def _collators(arguments: PretrainArguments, processor, cache: FeatureCache | None) -> dict[str, Collator]:
+    prepare = Preparation(not arguments.no_context, arguments.gaze_fraction)
+    augmentation = None
+    if arguments.crop or arguments.autocontrast:
+        augmentation = AlignedAugmentation(arguments.crop or 1.0, arguments.exposure, arguments.autocontrast)
+    options = {"on_bad_record": arguments.on_bad_record, "feature_cache": cache}
+    dropout = 0.0 if arguments.no_context else arguments.context_dropout  # nothing is left to be dropped
+    return {
+        "data_collator": Collator(processor, prepare, **options, augmentation=augmentation, context_dropout=dropout),
+        "eval_collator": Collator(processor, prepare, **options),
+    }
+
+
+def _callbacks(arguments: PretrainArguments, training: TrainingArguments, train, checkpoint: str | None) -> list:
+    callbacks = []
+    if arguments.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    if isinstance(train, TrainingStream):
+        train.seed = training.seed
+        callbacks.append(StreamState(train, checkpoint))
+    return callbacks
 
 
 def build(arguments: PretrainArguments, train):

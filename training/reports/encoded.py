@@ -15,7 +15,7 @@ from .prompt_hints import encode_images
 class EncodedReports(Dataset):
     """Images as a report generator's decoder reads them, with their reports as labels.
 
-    An item is one of the image's views, drawn at random where there are several.
+    An item has all views of an image; a batch takes one of each, drawn at random where there are several.
 
     Args:
         memory: (V, N, M, W), V views of N images.
@@ -32,8 +32,7 @@ class EncodedReports(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        view = torch.randint(len(self.memory), ()) if len(self.memory) > 1 else 0
-        item = {"memory": self.memory[view, index], "labels": self.labels[index]}
+        item = {"image_id": index, "views": self.memory[:, index], "labels": self.labels[index]}
         return item if self.prompts is None else item | {"prompt": self.prompts[index]}
 
     @classmethod
@@ -66,7 +65,7 @@ class EncodedReports(Dataset):
 
 def collate_encoded(items: list[dict[str, torch.Tensor]]) -> dict:
     batch = {
-        "encoder_outputs": EncodedImages(last_hidden_state=torch.stack([item["memory"] for item in items])),
+        "encoder_outputs": EncodedImages(last_hidden_state=torch.stack([_one_view(item["views"]) for item in items])),
         "labels": pad_sequence([item["labels"] for item in items], batch_first=True, padding_value=-100),
     }
     if "prompt" in items[0]:
@@ -75,3 +74,7 @@ def collate_encoded(items: list[dict[str, torch.Tensor]]) -> dict:
         for name, rows in (("input_ids", prompts), ("attention_mask", masks)):
             batch[name] = pad_sequence(rows, batch_first=True, padding_side="left")
     return batch
+
+
+def _one_view(views: torch.Tensor) -> torch.Tensor:
+    return views[torch.randint(len(views), ()) if len(views) > 1 else 0]

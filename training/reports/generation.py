@@ -19,7 +19,7 @@ from ..data.loading import load_data
 from ..runs.command_line import parse_arguments
 from ..runs.files import read_json, write_json, write_text
 from .writing import (
-    Preparation,
+    ReportPreparation,
     ReportWriter,
     WritingArguments,
     one_per_study,
@@ -191,7 +191,7 @@ def _writer(arguments: OutputArguments, writing: WritingArguments, device: str) 
     constrain = arguments.constrain_structure
     if constrain if constrain is not None else kind == "structured":
         writer.constrain()
-    writer.prepare = Preparation(kind, use_context=not arguments.no_context)
+    writer.prepare = ReportPreparation(not arguments.no_context, report_kind=kind)
     return writer
 
 

@@ -1,34 +1,22 @@
 """Training of report generators, from flags to a checkpoint."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from torch.utils.data import SequentialSampler
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    EarlyStoppingCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import AutoConfig, EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from modeling_cogaze import CoGazePrefixConfig, CoGazePrefixForConditionalGeneration
-from modeling_cogaze.configuration_cogaze_prefix import PREFIX_LATENTS
-from processing import CoGazePrefixProcessor, CoGazeProcessor
+from modeling_cogaze import CoGazePrefixConfig
 from processing.datasets.overlaps import warn_of_overlaps
-from processing.prompts import REPORT_KINDS, report_messages
-from processing.tokenization import build_tokenizer
+from processing.prompts import REPORT_KINDS
 
 from ..data.augmentation import AlignedAugmentation
-from ..data.checking import keep_good_records
+from ..data.checking import keep_good_splits
+from ..data.collation import Collator
 from ..data.loading import load_data
 from ..data.streams import TrainingStream
 from ..metrics.reports import FAMILIES, MetricOptions
@@ -37,147 +25,11 @@ from ..runs.files import write_json
 from ..runs.provenance import training_facts
 from ..runs.settings import EACH_EPOCH, checkpoint_to_resume, comparable_settings
 from ..runs.trainer import PartsTrainer
+from .building import VARIANTS, ReportArguments, build
 from .encoded import EncodedReports, collate_encoded
 from .prompt_hints import hints_of_data
-from .similar_cases import FOLDER
-from .writing import Preparation, ReportWriter, WritingArguments, image_alone, one_per_study, score_rows
-
-
-@dataclass
-class ReportArguments:
-    """Data, model, and what counts as best."""
-
-    train_data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
-    validation_data: str = field(metadata={"help": "JSON, as train_data"})
-    checkpoint: str = field(metadata={"help": "a checkpoint of the pretraining or of a report generator"})
-    decoder: Literal["cross_attention", "prefix"] = field(
-        default="cross_attention",
-        metadata={"help": "reads the image by cross-attention, or is any causal language model with it in its prompt"},
-    )
-    report_kind: Literal["free_text", "structured"] = "free_text"
-    decoder_weights: str | None = field(
-        default=None, metadata={"help": "pretrained language model: folder or Hub id; random weights if absent"}
-    )
-    decoder_overrides: str | None = field(
-        default=None, metadata={"help": "JSON: fields of the decoder's config, where it has random weights"}
-    )
-    model_overrides: str | None = field(default=None, metadata={"help": "JSON: any field of the model's config"})
-    processor_overrides: str | None = field(
-        default=None, metadata={"help": "JSON: lengths and formats of the processor, such as max_report_length"}
-    )
-    prompt_parts: list[str] | None = field(
-        default=None,
-        metadata={"help": "prefix: what the prompt says beside the image, similar_report and diseases if absent"},
-    )
-    similar_cases: str | None = field(
-        default=None,
-        metadata={"help": "prefix: folder of `cogaze index_similar_cases`; made of the training data if absent"},
-    )
-    encode_once: int = field(
-        default=0,
-        metadata={
-            "help": "run the encoder before training only, so many times per image (the first without augmentation), "
-            "and keep it as it is; what it made of the images lies in memory"
-        },
-    )
-    on_bad_record: Literal["raise", "skip"] = "raise"
-    crop: float | None = field(default=None, metadata={"help": "augment: least share of each side kept; off if absent"})
-    exposure: float = field(default=0.2, metadata={"help": "augment: share by which contrast and brightness vary"})
-    context_dropout: float = field(default=0.0, metadata={"help": "share of records whose context is left out"})
-    no_context: bool = field(default=False, metadata={"help": "ablation: neither indication nor history"})
-    learning_rate_factors: str | None = field(
-        default=None, metadata={"help": "JSON: beginning of parameters' names -> factor of their learning rate"}
-    )
-    epoch_studies: int | None = field(
-        default=None, metadata={"help": "validation studies to write reports for after each epoch; all if absent"}
-    )
-    epoch_num_beams: int = field(default=1, metadata={"help": "beams of the search after each epoch"})
-    metrics: list[str] = field(
-        default_factory=lambda: ["bleu"], metadata={"help": "families of `cogaze evaluate_reports`, each epoch"}
-    )
-    best_by: list[str] = field(
-        default_factory=lambda: ["BLEU-4"], metadata={"help": "scores whose sum says which epoch is best"}
-    )
-    early_stopping_patience: int | None = None
-
-
-@dataclass
-class Variant:
-    """A kind of decoder.
-
-    build: arguments, training data -> processor and model. learning_rate_factors: where none are given.
-    """
-
-    build: Callable[..., tuple]
-    learning_rate_factors: dict[str, float]
-
-
-def build_cross_attention(arguments: ReportArguments, train) -> tuple:
-    """The processor and the model of a decoder with cross-attention, on a pretrained encoder of either family."""
-    processor = AutoProcessor.from_pretrained(arguments.checkpoint)
-    config = AutoConfig.from_pretrained(arguments.checkpoint)
-    for name, value in model_overrides(arguments, type(config)).items():
-        setattr(config, name, value)
-    if arguments.encode_once:
-        config.freeze_encoder = True
-    if config.decoder_config is not None:
-        if arguments.decoder_weights or arguments.decoder_overrides:
-            raise ValueError("decoder_weights and decoder_overrides: checkpoint has a decoder already.")
-        return processor, AutoModelForImageTextToText.from_pretrained(arguments.checkpoint, config=config)
-    model_class = AutoModelForImageTextToText._model_mapping[type(config)]
-    fields = mapping(arguments.decoder_overrides, "decoder_overrides")
-    return processor, model_class.from_pretraining(
-        arguments.checkpoint, processor.tokenizer, arguments.decoder_weights, config, **fields
-    )
-
-
-def build_prefix(arguments: ReportArguments, train) -> tuple:
-    """The processor and the model of a language model behind a pretrained CoGaze, or of a generator of that kind."""
-    overrides = model_overrides(arguments, CoGazePrefixConfig)
-    options = {} if arguments.prompt_parts is None else {"prompt_parts": arguments.prompt_parts}
-    if AutoConfig.from_pretrained(arguments.checkpoint).model_type == CoGazePrefixConfig.model_type:
-        if arguments.decoder_weights or arguments.decoder_overrides:
-            raise ValueError("decoder_weights and decoder_overrides: checkpoint has a language model already.")
-        processor = AutoProcessor.from_pretrained(arguments.checkpoint, **options)
-        return processor, AutoModelForImageTextToText.from_pretrained(arguments.checkpoint, **overrides)
-    encoder_processor = CoGazeProcessor.from_pretrained(arguments.checkpoint)
-    if arguments.decoder_weights:
-        if arguments.decoder_overrides:
-            raise ValueError("decoder_overrides: the language model's config comes with decoder_weights.")
-        tokenizer = AutoTokenizer.from_pretrained(arguments.decoder_weights)
-        base = arguments.decoder_weights
-    else:
-        prompts = [message["content"] for kind in REPORT_KINDS for message in report_messages(kind, "", "-", "-")]
-        tokenizer = build_tokenizer([*train["findings"], *prompts * 20], len(encoder_processor.tokenizer))
-        base = random_language_model(tokenizer, mapping(arguments.decoder_overrides, "decoder_overrides"))
-    names = overrides.get("prefix_latents", PREFIX_LATENTS)
-    options["num_image_tokens"] = len(names) * AutoConfig.from_pretrained(arguments.checkpoint).num_latents
-    processor = CoGazePrefixProcessor.for_language_model(tokenizer, encoder_processor, **options)
-    model = CoGazePrefixForConditionalGeneration.from_base_models(
-        arguments.checkpoint, base, image_token_id=processor.image_token_id, **overrides
-    )
-    return processor, model
-
-
-def random_language_model(tokenizer, fields: dict):
-    """A causal language model of random weights, a Llama unless `fields` of its config say otherwise."""
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    config = {"model_type": "llama", "vocab_size": len(tokenizer)} | special | fields
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-
-
-def model_overrides(arguments: ReportArguments, config_class: type) -> dict:
-    overrides = mapping(arguments.model_overrides, "model_overrides")
-    for name in overrides:
-        if name not in config_class.__dataclass_fields__:
-            raise ValueError(f"model_overrides: {name!r} is no field of a {config_class.__name__}.")
-    return overrides
-
-
-VARIANTS = {
-    "cross_attention": Variant(build_cross_attention, {"decoder": 10.0, "memory_projection": 10.0}),
-    "prefix": Variant(build_prefix, {"adapter": 0.2}),
-}
+from .similar_cases import FOLDER, SimilarCases
+from .writing import ReportPreparation, ReportWriter, WritingArguments, image_alone, one_per_study, score_rows
 
 
 def parse(argv: list[str] | None) -> tuple:
@@ -194,89 +46,25 @@ def settings_of(argv: list[str]) -> dict:
 
 
 def train_report_generator(argv: list[str] | None = None) -> dict:
+    """Train as the flags say, and write the best model, its processor and `training.json`; returns its metrics."""
     arguments, writing, metric_options, training = parse(argv)
     set_seed(training.seed)
     _check(arguments, metric_options)
-    train, validation = (load_data(getattr(arguments, f"{s}_data"), f"{s}_data") for s in ("train", "validation"))
-    warn_of_overlaps({"train_data": train, "validation_data": validation})
-    if isinstance(train, TrainingStream) or isinstance(validation, TrainingStream):
-        raise ValueError("train_data: report generators are not trained from shards; give the data set itself.")
-
-    variant = VARIANTS[arguments.decoder]
-    processor, model = variant.build(arguments, train)
-    for name, value in mapping(arguments.processor_overrides, "processor_overrides").items():
-        if not hasattr(processor, name):
-            raise ValueError(f"processor_overrides: {name!r} is nothing that a {type(processor).__name__} has.")
-        setattr(processor, name, value)
-    processor.report_kind = arguments.report_kind
-    if arguments.report_kind == "structured":
-        processor.structured_constraint()  # raises where the tokenizer cannot write the template
+    splits = _load(arguments)
+    processor, model = build(arguments, splits["train"])
     model.generation_config.update(**{"num_beams": 1, "max_new_tokens": 100} | writing.options())
-    prepare = Preparation(arguments.report_kind, use_context=not arguments.no_context)
-
-    skipped = {}
-    with training.main_process_first(desc="checking records"):
-        check = ReportCheck(processor)
-        workers = max(1, training.dataloader_num_workers)
-        train, skipped["train"] = keep_good_records(train, check, arguments.on_bad_record, workers, prepare)
-        validation, skipped["validation"] = keep_good_records(
-            validation, check, arguments.on_bad_record, workers, prepare
-        )
-    for split, reasons in skipped.items():
-        if reasons:
-            print(f"Skipped {sum(reasons.values())} unusable {split} records: {dict(reasons)}")
-
-    cases = None
-    if hasattr(processor, "prompt_parts"):
-        prepare.hints, cases = hints_of_data(
-            model.to(training.device),
-            processor,
-            ReportCollator(processor, lambda record: image_alone(prepare(record)), report_labels=False),
-            train,
-            validation,
-            arguments.similar_cases,
-            training.per_device_eval_batch_size,
-            training.dataloader_num_workers,
-        )
-    augmentation = AlignedAugmentation(arguments.crop, arguments.exposure) if arguments.crop else None
-    plain = ReportCollator(processor, prepare, arguments.on_bad_record)
-    collators = {
-        "data_collator": ReportCollator(
-            processor, prepare, arguments.on_bad_record, augmentation, arguments.context_dropout
-        ),
-        "eval_collator": plain,
-    }
-    data = {"train_dataset": train, "eval_dataset": validation}
-    if arguments.encode_once:
-        model.to(training.device)
-        views = [plain] + [collators["data_collator"]] * (arguments.encode_once - 1)
-        data = {
-            "train_dataset": EncodedReports.encode(model, train, views, training.per_device_eval_batch_size),
-            "eval_dataset": EncodedReports.encode(model, validation, [plain], training.per_device_eval_batch_size),
-        }
-        collators = dict.fromkeys(collators, collate_encoded)
-
-    writer = ReportWriter(
-        model, processor, prepare, {"num_beams": arguments.epoch_num_beams}, batch_size=training.eval_batch_size
-    )
-    places = one_per_study(validation)[: arguments.epoch_studies]
-    callbacks = []
-    if arguments.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
-    factors = mapping(arguments.learning_rate_factors, "learning_rate_factors")
-    if not factors:
-        names = [name for name, _ in model.named_parameters()]
-        known = variant.learning_rate_factors
-        factors = {part: known[part] for part in known if any(name.startswith(part) for name in names)}
+    prepare = ReportPreparation(not arguments.no_context, report_kind=arguments.report_kind)
+    check = Collator(processor, prepare, report_labels=True)
+    splits, lost = keep_good_splits(splits, check, arguments.on_bad_record, training)
+    cases = _add_hints(prepare, arguments, training, model, processor, splits)
     trainer = ReportTrainer(
         model=model,
         args=training,
-        score=lambda: score_written(writer, validation, places, arguments, metric_options),
-        lengths=[len(findings) for findings in train["findings"]],
-        **data,
-        **collators,
-        callbacks=callbacks,
-        learning_rate_factors=factors,
+        score=_scoring(arguments, metric_options, training, ReportWriter(model, processor, prepare), splits),
+        lengths=[len(findings) for findings in splits["train"]["findings"]],
+        **_batches(arguments, training, model, processor, prepare, splits),
+        callbacks=[EarlyStoppingCallback(n) for n in [arguments.early_stopping_patience] if n],
+        learning_rate_factors=_learning_rate_factors(arguments, model),
     )
     trained = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
     trainer.save_model()
@@ -285,17 +73,84 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
         processor.save_pretrained(training.output_dir)
         if cases is not None:
             cases.save(Path(training.output_dir) / FOLDER)
+        train = splits["train"]
         summary = metrics | {
             "report_kind": arguments.report_kind,
-            "skipped_records": {split: sum(reasons.values()) for split, reasons in skipped.items()},
+            "skipped_records": lost,
             "train_records": len(train),
             "processes": training.world_size,
         }
-        summary |= training_facts(
-            trained.metrics["train_runtime"], train, arguments.checkpoint, [arguments.decoder_weights]
-        )
+        runtime, pretrained = trained.metrics["train_runtime"], [arguments.decoder_weights]
+        summary |= training_facts(runtime, train, arguments.checkpoint, pretrained)
         write_json(Path(training.output_dir) / "training.json", summary)
     return metrics
+
+
+def _load(arguments: ReportArguments) -> dict[str, Dataset]:
+    splits = {name: load_data(getattr(arguments, f"{name}_data"), f"{name}_data") for name in ("train", "validation")}
+    warn_of_overlaps({f"{name}_data": data for name, data in splits.items()})
+    for name, data in splits.items():
+        if isinstance(data, TrainingStream):
+            raise ValueError(f"{name}_data: report generators are not trained from shards; give the data set itself.")
+    return splits
+
+
+def _add_hints(prepare: ReportPreparation, arguments, training, model, processor, splits) -> SimilarCases | None:
+    """What prompts say of each image, into `prepare`; returns the index that it was found with."""
+    if not hasattr(processor, "prompt_parts"):
+        return None
+    prepare.hints, cases = hints_of_data(
+        model.to(training.device),
+        processor,
+        Collator(processor, lambda record: image_alone(prepare(record))),
+        splits["train"],
+        splits["validation"],
+        arguments.similar_cases,
+        training.per_device_eval_batch_size,
+        training.dataloader_num_workers,
+    )
+    return cases
+
+
+def _batches(arguments: ReportArguments, training, model, processor, prepare, splits: dict[str, Dataset]) -> dict:
+    """The Trainer's data sets and collators: of records, or of what the frozen encoder made of them."""
+    options = {"on_bad_record": arguments.on_bad_record, "report_labels": True}
+    augmentation = AlignedAugmentation(arguments.crop, arguments.exposure) if arguments.crop else None
+    plain = Collator(processor, prepare, **options)
+    varied = Collator(
+        processor, prepare, **options, augmentation=augmentation, context_dropout=arguments.context_dropout
+    )
+    data, collators = (splits["train"], splits["validation"]), (varied, plain)
+    if arguments.encode_once:
+        model.to(training.device)
+        size = training.per_device_eval_batch_size
+        views = [plain] + [varied] * (arguments.encode_once - 1)
+        data = [
+            EncodedReports.encode(model, each, seen, size) for each, seen in zip(data, (views, [plain]), strict=True)
+        ]
+        collators = (collate_encoded, collate_encoded)
+    return dict(
+        zip(("train_dataset", "eval_dataset", "data_collator", "eval_collator"), (*data, *collators), strict=True)
+    )
+
+
+def _scoring(
+    arguments, options: MetricOptions, training, writer: ReportWriter, splits
+) -> Callable[[], dict[str, float]]:
+    """Scores of reports that are written for the validation studies."""
+    writer.options, writer.batch_size = {"num_beams": arguments.epoch_num_beams}, training.eval_batch_size
+    validation = splits["validation"]
+    places = one_per_study(validation)[: arguments.epoch_studies]
+    return lambda: score_written(writer, validation, places, arguments, options)
+
+
+def _learning_rate_factors(arguments: ReportArguments, model) -> dict[str, float]:
+    factors = mapping(arguments.learning_rate_factors, "learning_rate_factors")
+    if factors:
+        return factors
+    names = [name for name, _ in model.named_parameters()]
+    known = VARIANTS[arguments.decoder].learning_rate_factors
+    return {part: known[part] for part in known if any(name.startswith(part) for name in names)}
 
 
 def _check(arguments: ReportArguments, options: MetricOptions) -> None:
@@ -326,48 +181,6 @@ def score_written(writer: ReportWriter, dataset, places: list[int], arguments, o
     rows.sort(key=lambda row: row["dicom_id"])
     values = score_rows(rows, arguments.metrics, options=options).values
     return values | {"best": sum(values[name] for name in arguments.best_by)}
-
-
-class ReportCheck:
-    """What `keep_good_records` tries each record with."""
-
-    def __init__(self, processor):
-        self.processor = processor
-
-    def collate(self, records: list[dict]):
-        return self.processor.collate(records, report_labels=True)
-
-    def to_json_string(self) -> str:
-        return self.processor.to_json_string() + "reports"
-
-
-class ReportCollator:
-    """Records -> inputs of a report generator, with the reports as labels.
-
-    augmentation: None in evaluation. report_labels: False leaves the reports out.
-    """
-
-    def __init__(
-        self, processor, prepare, on_bad_record="raise", augmentation=None, context_dropout=0.0, report_labels=True
-    ):
-        self.processor = processor
-        self.prepare = prepare
-        self.on_bad_record = on_bad_record
-        self.augmentation = augmentation
-        self.context_dropout = context_dropout
-        self.report_labels = report_labels
-
-    def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
-        prepared = [self._augmented(self.prepare(record)) for record in records]
-        batch = self.processor.collate(prepared, self.on_bad_record, self.report_labels)
-        if self.augmentation:
-            batch["pixel_values"] = self.augmentation.pixels(batch["pixel_values"])
-        return dict(batch)
-
-    def _augmented(self, record: dict) -> dict:
-        if self.context_dropout and torch.rand(1).item() < self.context_dropout:
-            record = record | {"indication": "", "history": ""}
-        return self.augmentation.record(record) if self.augmentation else record
 
 
 class ReportTrainer(PartsTrainer):

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 from processing.reports import parse_structured, structure_findings
 
+from ..data.collation import Preparation
 from ..metrics.reports import MetricOptions, ReportPairs, score_reports
 from ..runs.files import write_text
 from .prompt_hints import encode_images, predicted_diseases, similar_reports
@@ -41,24 +42,22 @@ class WritingArguments:
 
 
 @dataclass
-class Preparation:
+class ReportPreparation(Preparation):
     """A record as a generator of one kind of reports reads it.
 
     report_kind: "structured" puts free-text findings under SRRG's headers; those that have headers stay.
-    use_context: False leaves indication and history out (ablation).
     hints: image_id -> what a language model's prompt says of it.
     """
 
     report_kind: str = "free_text"
-    use_context: bool = True
-    hints: dict[str, dict] = field(default_factory=dict)
+    hints: dict[str, dict] = field(default_factory=dict, repr=False)
+    gaze_fraction: float = 0.0
 
     def __call__(self, record: dict) -> dict:
         findings = record["findings"] or ""
         if self.report_kind == "structured" and not parse_structured(findings):
             findings = structure_findings(findings)
-        context = {} if self.use_context else {"indication": "", "history": ""}
-        return record | context | self.hints.get(record.get("image_id"), {}) | {"findings": findings, "gaze": []}
+        return super().__call__(record) | self.hints.get(record.get("image_id"), {}) | {"findings": findings}
 
 
 class ReportWriter:
@@ -83,7 +82,9 @@ class ReportWriter:
     ):
         self.model = model
         self.processor = processor
-        self.prepare = prepare or Preparation(getattr(processor, "report_kind", "free_text"), use_context)
+        self.prepare = prepare or ReportPreparation(
+            use_context, report_kind=getattr(processor, "report_kind", "free_text")
+        )
         self.options = dict(options or {})
         self.batch_size = batch_size
         if constrain:

@@ -13,7 +13,7 @@ from processing.datasets import registry
 from processing.datasets.records import study_share
 from processing.gaze import gaze_targets
 from training.data.augmentation import AlignedAugmentation
-from training.data.collation import PretrainingCollator
+from training.data.collation import Collator, Preparation
 from training.data.loading import positives_per_class
 
 
@@ -58,9 +58,9 @@ class _Echo:
 
 def test_collator_leaves_out_what_an_ablation_leaves_out():
     record = {"study_id": "s", "indication": "cough", "history": "", "gaze": [{"sentences": []}]}
-    kept = PretrainingCollator(_Echo())([record])["records"][0]
+    kept = Collator(_Echo())([record])["records"][0]
     assert kept["indication"] == "cough" and kept["gaze"]
-    dropped = PretrainingCollator(_Echo(), gaze_fraction=0.0, use_context=False)([record])["records"][0]
+    dropped = Collator(_Echo(), Preparation(use_context=False, gaze_fraction=0.0))([record])["records"][0]
     assert dropped["indication"] == "" and dropped["gaze"] == []
 
 
@@ -82,7 +82,7 @@ def test_masks_are_cropped_like_the_picture():
 
 def test_share_of_gaze_outside_0_and_1_is_refused():
     with pytest.raises(ValueError, match="gaze_fraction"):
-        PretrainingCollator(_Echo(), gaze_fraction=1.5)
+        Preparation(gaze_fraction=1.5)
 
 
 def test_uncertain_counts_as_positive():

@@ -11,7 +11,7 @@ from processing import CoGazeProcessor
 from processing.datasets.storage.shards import write_shards
 from tests.training.training_runs import flags, in_two_processes
 from training import cache_features
-from training.data.collation import PretrainingCollator
+from training.data.collation import Collator
 from training.data.feature_cache import INDEX, FeatureCache, quantise
 from training.pretraining.training import pretrain
 
@@ -49,8 +49,8 @@ def test_the_loss_is_that_of_the_pictures(cache, checkpoint, small_phantom):
     processor = CoGazeProcessor.from_pretrained(checkpoint)
     records = [small_phantom[row] for row in range(6)]
     read = FeatureCache(cache)
-    pictures = PretrainingCollator(processor)(records)
-    features = PretrainingCollator(processor, feature_cache=read)(
+    pictures = Collator(processor)(records)
+    features = Collator(processor, feature_cache=read)(
         [{name: value for name, value in record.items() if name != "image"} for record in records]
     )
     assert pictures.keys() - features.keys() == {"pixel_values"}

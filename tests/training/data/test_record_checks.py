@@ -10,18 +10,19 @@ AFTER_TORCH_HAS_STARTED_THREADS = """
 import torch
 from datasets import Dataset
 from training.data.checking import keep_good_records
+from training.data.collation import Collator
 
 class Processor:
     def to_json_string(self):
         return ""
 
-    def collate(self, records):
-        return torch.randn(1_000_000).exp().sum()
+    def collate(self, records, on_bad_record):
+        return {"sum": torch.randn(1_000_000).exp().sum()}
 
 torch.set_num_threads(2)
 torch.randn(1_000_000).exp()
 records = Dataset.from_dict({"image_id": list("abcd"), "findings": ["x"] * 4, "labels": [[1]] * 4})
-assert len(keep_good_records(records, Processor(), num_proc=2)[0]) == 4
+assert len(keep_good_records(records, Collator(Processor()), num_proc=2)[0]) == 4
 """
 
 

@@ -17,7 +17,6 @@ from processing import EgmaProcessor
 from processing.tokenization import build_tokenizer
 from tests import small
 from tests.training.shapes import SIZES, picture, records
-from training.downstream import data as downstream_data
 from training.downstream.training import finetune_classification, finetune_segmentation
 
 
@@ -30,7 +29,7 @@ def data():
 def shapes(data, monkeypatch):
     """What the names in `--train_data` and its like stand for; a test may put in others."""
     known = dict(data)
-    monkeypatch.setattr(downstream_data, "load_data", lambda spec, argument: known[json.loads(spec)["name"]])
+    monkeypatch.setattr("training.downstream.data.load_data", lambda spec, argument: known[json.loads(spec)["name"]])
     return known
 
 
@@ -71,7 +70,7 @@ def scratch(**overrides) -> dict:
 def classified(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classified")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(downstream_data, "load_data", lambda spec, argument: data[json.loads(spec)["name"]])
+        patch.setattr("training.downstream.data.load_data", lambda spec, argument: data[json.loads(spec)["name"]])
         summary = finetune_classification(flags(folder, seeds=2, label_fraction=0.9, **scratch()))
     return folder, summary
 
@@ -207,7 +206,7 @@ def test_a_timm_model_takes_the_same_pixels(tmp_path):
 def segmented(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("segmented")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(downstream_data, "load_data", lambda spec, argument: data[json.loads(spec)["name"]])
+        patch.setattr("training.downstream.data.load_data", lambda spec, argument: data[json.loads(spec)["name"]])
         summary = finetune_segmentation(flags(folder, num_train_epochs=10, crop=0.9, **scratch()))
     return folder, summary
 

@@ -108,8 +108,8 @@ FLAGS = ["--no_context", "False", "--validation_data", '{"name": "validation"}',
 
 def test_validation_images_that_fine_tuning_drew_are_drawn_again(classifier, data, tmp_path, monkeypatch):
     known = data | {"train": shapes.records("train")}
-    for module in (calibrate, downstream_data):
-        monkeypatch.setattr(module, "load_data", lambda spec, argument: known[json.loads(spec)["name"]])
+    for module in ("training.calibrate", "training.downstream.data"):
+        monkeypatch.setattr(f"{module}.load_data", lambda spec, argument: known[json.loads(spec)["name"]])
     folder = tmp_path / "calibrated"
     shutil.copytree(classifier, folder)
     settings = {"train_data": '{"name": "train"}', "validation_data": None, "test_data": '{"name": "test"}'}
@@ -118,7 +118,7 @@ def test_validation_images_that_fine_tuning_drew_are_drawn_again(classifier, dat
     (folder / "metrics.json").write_text(json.dumps({"settings": settings}))
     result = calibrate.main(["--checkpoint", str(folder)])
     splits = downstream_data.load_splits(
-        ClassificationTask(None), {name: settings[f"{name}_data"] for name in ("train", "test")}, None, 0.25, "skip"
+        ClassificationTask(), {name: settings[f"{name}_data"] for name in ("train", "test")}, None, 0.25, "skip"
     )
     given = known | {"validation": splits.data["validation"]}
     monkeypatch.setattr(calibrate, "load_data", lambda spec, argument: given[json.loads(spec)["name"]])

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from tests.training.shapes import SIZES, records
 from tests.training.training_runs import flags
-from training.downstream import data as downstream_data
 from training.experiments import label_curves as run_label_curves
 from training.runs.settings import refuse_other_settings
 
@@ -17,7 +16,7 @@ from training.runs.settings import refuse_other_settings
 @pytest.fixture
 def arguments(tiny_checkpoint, tmp_path, monkeypatch):
     known = {split: records(split) for split in SIZES}
-    monkeypatch.setattr(downstream_data, "load_data", lambda spec, argument: known[json.loads(spec)["name"]])
+    monkeypatch.setattr("training.downstream.data.load_data", lambda spec, argument: known[json.loads(spec)["name"]])
     own = {f"{split}_data": json.dumps({"name": split}) for split in SIZES} | {"checkpoint": tiny_checkpoint}
     own |= {"output_dir": tmp_path, "bootstrap": 10, "report_to": "none", "disable_tqdm": True, "use_cpu": True}
     return [*flags(own), "--labels", "Mass", "Fracture", "--fractions", "0.5", "1", "--epochs", "2", "1"]

@@ -14,7 +14,7 @@ from processing.tokenization import build_tokenizer
 from tests.training.training_runs import assert_same_weights, flags, in_two_processes, weights
 from training import train_report_generator as train_report_generator_command
 from training.reports.training import train_report_generator
-from training.reports.writing import Preparation, ReportWriter, one_per_study, score_rows
+from training.reports.writing import ReportPreparation, ReportWriter, one_per_study, score_rows
 
 SIZES = {
     "vision_config": {"image_size": 64, "hidden_sizes": [16, 32], "depths": [1, 1], "embedding_size": 8},
@@ -176,11 +176,11 @@ def test_an_empty_report_stops_or_is_skipped(run, tmp_path, monkeypatch, small_p
 
 def test_what_is_prepared(small_phantom):
     record = small_phantom[0]
-    structured = Preparation("structured", use_context=False)(record)
+    structured = ReportPreparation(use_context=False, report_kind="structured")(record)
     assert structured_validity(structured["findings"]) == 1.0
     assert structured["indication"] == structured["history"] == "" and structured["gaze"] == []
-    assert Preparation("structured")(structured)["findings"] == structured["findings"]
-    assert Preparation()(record)["findings"] == record["findings"]
+    assert ReportPreparation(report_kind="structured")(structured)["findings"] == structured["findings"]
+    assert ReportPreparation()(record)["findings"] == record["findings"]
 
 
 def test_one_image_per_study_is_frontal(small_phantom):
