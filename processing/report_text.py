@@ -1,6 +1,8 @@
 """Reports as a decoder writes them: to its labels, and from its tokens back to text and sentences."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -52,20 +54,22 @@ class ReportTextMixin:
 
         Headers of structured reports are no sentences. Places count from the sequence's beginning.
         """
-        found = []
-        for row in self._report_rows(sequences):
-            # Characters decoded after each token: where a sentence's characters lie, there lie its tokens.
-            ends = [len(self._decode(row[: place + 1])) for place in range(len(row))]
-            spans = []
-            for sentence, begin, end in sentence_spans(self._decode(row)):
-                inside = [
-                    place
-                    for place, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True))
-                    if start < end and stop > begin
-                ]
-                spans.append((sentence, inside[0] + 1, inside[-1] + 2))
-            found.append(spans)
-        return found
+        return [self._sentences_of(row) for row in self._report_rows(sequences)]
+
+    def _sentences_of(self, row: list[int]) -> list[tuple[str, int, int]]:
+        @cache
+        def written(place: int) -> int:
+            """Characters that are there after the token at that place."""
+            return len(self._decode(row[: place + 1]))
+
+        # Where a sentence's characters lie, there lie its tokens; a text grows by each token, so its borders are
+        # searched for by halves.
+        spans, last, places = [], 0, range(len(row))
+        for sentence, begin, end in sentence_spans(self._decode(row)):
+            first = bisect_right(places, begin, lo=last, key=written)
+            last = bisect_left(places, end, lo=first, key=written)
+            spans.append((sentence, first + 1, last + 2))
+        return spans
 
     def tokenize_sentences(self, sentences: Sequence[str]) -> BatchFeature:
         """`input_ids` and `attention_mask` (N, L) of sentences as transcripts are read, for gaze maps."""

@@ -10,7 +10,7 @@ from transformers import BitImageProcessor
 
 from processing import CoGazeProcessor, EgmaProcessor
 from processing.gaze_pictures import gaze_layer, paint_gaze
-from processing.reports import split_sentences
+from processing.reports import sentence_spans, split_sentences
 from processing.tokenization import build_tokenizer
 
 STRUCTURED = "Lungs and Airways:\n- No edema.\n- Mild left lower lobe opacity, 1.2 cm.\n\nPleura:\n- No effusion."
@@ -54,6 +54,29 @@ def test_a_report_that_is_cut_has_no_end(processor, tokenizer):
     assert labels.shape == (2, 48)
     assert tokenizer.eos_token_id not in labels[0, 1:].tolist()
     assert labels[1].tolist().count(tokenizer.eos_token_id) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 320), min_size=1, max_size=60), st.sampled_from(REPORTS))
+def test_sentences_are_located_where_their_characters_are_written(processor, tokenizer, noise, report):
+    end = tokenizer.eos_token_id
+    row = [token for token in [*tokenizer(report, add_special_tokens=False)["input_ids"], *noise] if token != end]
+    ends = [len(tokenizer.decode(row[: place + 1], skip_special_tokens=True)) for place in range(len(row))]
+    expected = []
+    for sentence, first, last in sentence_spans(tokenizer.decode(row, skip_special_tokens=True)):
+        starts = zip([0, *ends[:-1]], ends, strict=True)
+        inside = [place for place, (start, stop) in enumerate(starts) if start < last and stop > first]
+        expected.append((sentence, inside[0] + 1, inside[-1] + 2))
+    assert processor.locate_sentences(torch.tensor([[end, *row]])) == [expected]
+
+
+def test_few_prefixes_are_decoded(processor, tokenizer, monkeypatch):
+    row = tokenizer("No effusion is seen in the left lung. " * 20, add_special_tokens=False)["input_ids"]
+    decoded, decode = [], processor._decode
+    monkeypatch.setattr(processor, "_decode", lambda tokens: decoded.append(1) or decode(tokens))
+    found = processor.locate_sentences(torch.tensor([[tokenizer.eos_token_id, *row]]))[0]
+    assert len(found) == 20 and len(row) > 200
+    assert len(decoded) < len(row) / 2
 
 
 def test_report_labels_take_the_place_of_reports_and_codes(processor):
