@@ -106,6 +106,13 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
         gaze_loss_weight: lambda, the weight of the transcript-to-patch term; the patch-to-transcript one has the rest.
         gaze_patch_rows: patch-to-transcript targets: "transpose" the sharpened maps (paper) or "resharpen" the raw
             maps over the sentences of each patch (released code).
+        gaze_cut: up to this share of its row's maximum a gaze target counts as zero: half a grey level of an 8-bit
+            heatmap, or 0, where the heatmaps were cut before they were pooled (released code).
+        gaze_keep_empty_rows: sentences without a fixation stay in the softmax over sentences (released code).
+        gaze_count_empty_images: images whose sentences are all without a fixation count as zero in the mean over images
+            (released code); False leaves them out (paper).
+        class_balance_epsilon: of L_cls, added to 1 - beta^n of each class: 1e-8 (released code) gives a class without
+            positives nearly all of the weight; None gives it none (paper).
         contrastive_loss_scale, classification_loss_scale, gaze_loss_scale: factors in the sum of the losses.
         logit_scale_init_value: initial log of the inverse temperature, of both the contrast and the gaze similarity.
 
@@ -116,6 +123,19 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig, "decoder_config": AutoConfig}
     code_module = "auto_cogaze"
     sizes = SIZES
+    variants = {
+        "paper": {},
+        # The authors' code at its commit ee3dc9f.
+        "released": {
+            "classification_loss": "bce",
+            "class_balance_epsilon": 1e-8,
+            "gaze_loss_weight": 0.2,
+            "gaze_patch_rows": "resharpen",
+            "gaze_cut": 0.0,
+            "gaze_keep_empty_rows": True,
+            "gaze_count_empty_images": True,
+        },
+    }
     auto_classes = {
         "AutoConfig": "CoGazeConfig",
         "AutoModel": "CoGazeModel",
@@ -152,6 +172,10 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
     gaze_top_fraction: float | int = 0.25
     gaze_loss_weight: float | int = 0.8
     gaze_patch_rows: Literal["transpose", "resharpen"] = "transpose"
+    gaze_cut: float | int = 0.5 / 255
+    gaze_keep_empty_rows: bool = False
+    gaze_count_empty_images: bool = False
+    class_balance_epsilon: float | None = None
     contrastive_loss_scale: float | int = 1.0
     classification_loss_scale: float | int = 1.0
     gaze_loss_scale: float | int = 1.0
@@ -179,8 +203,9 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
             )
         if not 0 < self.gaze_top_fraction <= 1:
             raise ValueError(f"gaze_top_fraction: {self.gaze_top_fraction} is not within (0, 1].")
-        if not 0 <= self.gaze_loss_weight <= 1:
-            raise ValueError(f"gaze_loss_weight: {self.gaze_loss_weight} is not within [0, 1].")
+        for name in ("gaze_loss_weight", "gaze_cut"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not within [0, 1].")
 
 
 __all__ = ["CoGazeConfig"]

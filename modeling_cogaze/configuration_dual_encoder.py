@@ -151,9 +151,11 @@ class RemoteCodeMixin:
 
 @dataclass(repr=False, eq=False)
 class DualEncoderConfigMixin(RemoteCodeMixin):
-    """Named sizes, what follows from the encoders' configs, and the fields of the downstream heads.
+    """Named sizes and variants, what follows from the encoders' configs, and the fields of the downstream heads.
 
-    A config class sets `sizes`, from a size's name to the fields that differ from the defaults.
+    A config class sets `sizes` and `variants`, from a size's or a variant's name to the fields that differ from the
+    defaults. The variant "paper" has none; "released" follows the authors' code where it differs from their paper. A
+    `variant` in a config's dictionary or JSON file is taken for its fields, and these are what is saved.
 
     Args:
         classifier_pooling: "mean" classifies the global feature, "attention" each label's own mean of the tokens.
@@ -168,6 +170,7 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     """
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {}
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
 
     classifier_pooling: Literal["mean", "attention"] = "mean"
     classifier_loss: Literal["focal", "cross_entropy"] = "focal"
@@ -178,6 +181,8 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     segmentation_channels: list[int] | tuple[int, ...] = (512, 256, 128, 64)
 
     def __post_init__(self, **kwargs):
+        if "variant" in kwargs:
+            raise ValueError("variant: a config is made of fields; give it to `named` or `from_dict`, which have them.")
         # Before the base class makes a name for each label, and the caller a model.
         check_sizes(kwargs)
         check_sizes(self)
@@ -188,8 +193,25 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         super().__post_init__(**kwargs)
 
     @classmethod
+    def variant_fields(cls, variant: str) -> dict[str, Any]:
+        """The fields of a variant ("paper" or "released") that differ from the defaults.
+
+        Raises:
+            ValueError: unknown variant.
+        """
+        if variant not in cls.variants:
+            raise ValueError(f"variant: {variant!r} is none of {sorted(cls.variants)}.")
+        return dict(cls.variants[variant])
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As `PreTrainedConfig.from_dict`; what was kept per label goes where the labels become others in number."""
+        """As `PreTrainedConfig.from_dict`; what was kept per label goes where the labels become others in number.
+
+        A `variant` gives its fields where the dictionary has none of its own.
+        """
+        if "variant" in config_dict:
+            rest = {name: value for name, value in config_dict.items() if name != "variant"}
+            config_dict = cls.variant_fields(config_dict["variant"]) | rest
         labels = kwargs.get("num_labels", len(kwargs["id2label"]) if kwargs.get("id2label") else None)
         gone = [name for name in PER_LABEL if name not in kwargs and config_dict.get(name) is not None]
         gone = [name for name in gone if labels is not None and len(config_dict[name]) != labels]
@@ -199,18 +221,20 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
-    def named(cls, size: str, vocab_size: int | None = None, **overrides) -> "DualEncoderConfigMixin":
-        """The config of a named size ("tiny" or "base").
+    def named(
+        cls, size: str, vocab_size: int | None = None, variant: str = "paper", **overrides
+    ) -> "DualEncoderConfigMixin":
+        """The config of a named size ("tiny" or "base") and variant ("paper" or "released").
 
         `overrides` are any fields; dicts are merged into the size's, so `text_config={"num_hidden_layers": 3}` changes
         that alone. `vocab_size` is the text encoder's.
 
         Raises:
-            ValueError: unknown size.
+            ValueError: unknown size or variant.
         """
         if size not in cls.sizes:
             raise ValueError(f"size: {size!r} is none of {sorted(cls.sizes)}.")
-        defaults = cls.sizes[size]
+        defaults = cls.sizes[size] | cls.variant_fields(variant)
         if vocab_size is not None:
             defaults = _merged(defaults, {"text_config": {"vocab_size": vocab_size}})
         return cls(**_merged(defaults, overrides))

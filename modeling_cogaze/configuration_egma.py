@@ -34,10 +34,21 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
             and "clip" (contrast of the pooled image with the mean of its sentences).
         contrastive_targets: "single" (paper), or "hybrid": all texts of the same study are positives.
         label_sentence_weight: weight of sentences over patches in MLCE: 0.5 (paper), 0.8 (released code).
+        label_empty_sentences: sentences without gaze take part in MLCE, all patches negative, in images where others
+            have some (released code).
+        gaze_cut: up to this share of its row's maximum a gaze target counts as zero: half a grey level of an 8-bit
+            heatmap, or 0, where the heatmaps were cut before they were pooled (released code).
         softmax_over: "both" directions (paper), or "texts" for both fine-grained terms (released code).
+        zero_padding: padded sentences enter z_I's maximum as a similarity of zero (released code).
         mapping_sentence_weight: weight of the mapped sentences in L_EGM: 0.5 (paper), 0.3 (released code).
         mapping_threshold: below this share of a row's range similarities do not count in L_EGM.
         mapping_binary: mapping weights are 0 or 1 (paper); False keeps the similarities, and adds 0.01 (released code).
+        mapping_blend: how gaze enters the mapping weights: "sum" before they are normalised (paper), "mean" after
+            (released code).
+        mapping_normalize: mapped features are brought to length one (paper).
+        mapping_softmax_over: "targets" (paper), or "both": over the mapped features too (released code).
+        mapping_match_single: an image with one sentence costs that sentence's squared distance from the mapped one
+            (released code), in place of being left out of L_EGM (paper).
         logit_scale_init_value, logit_scale_max: log of the inverse temperature at first, and the largest inverse
             temperature; the least is 1.
 
@@ -47,6 +58,25 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
     model_type = "egma"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig, "decoder_config": AutoConfig}
     code_module = "auto_egma"
+    variants = {
+        "paper": {},
+        # The authors' code at its commit a044efa: L_EGF alone, as it is shipped; L_EGM as it is once asked for.
+        "released": {
+            "losses": ["egf"],
+            "label_sentence_weight": 0.8,
+            "label_empty_sentences": True,
+            "gaze_cut": 0.0,
+            "softmax_over": "texts",
+            "zero_padding": True,
+            "mapping_sentence_weight": 0.3,
+            "mapping_threshold": 2 / 7,
+            "mapping_binary": False,
+            "mapping_blend": "mean",
+            "mapping_normalize": False,
+            "mapping_softmax_over": "both",
+            "mapping_match_single": True,
+        },
+    }
     auto_classes = {
         "AutoConfig": "EgmaConfig",
         "AutoModel": "EgmaModel",
@@ -92,10 +122,17 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
     losses: list[str] | tuple[str, ...] = ("egf", "egm")
     contrastive_targets: Literal["single", "hybrid"] = "single"
     label_sentence_weight: float | int = 0.5
+    label_empty_sentences: bool = False
+    gaze_cut: float | int = 0.5 / 255
     softmax_over: Literal["both", "texts"] = "both"
+    zero_padding: bool = False
     mapping_sentence_weight: float | int = 0.5
     mapping_threshold: float | int = 1 / 7
     mapping_binary: bool = True
+    mapping_blend: Literal["sum", "mean"] = "sum"
+    mapping_normalize: bool = True
+    mapping_softmax_over: Literal["targets", "both"] = "targets"
+    mapping_match_single: bool = False
     logit_scale_init_value: float = 2.6593  # log(1 / 0.07)
     logit_scale_max: float | int = 100.0
     initializer_range: float = 0.02
@@ -113,7 +150,7 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
         unknown = [name for name in self.losses if name not in LOSSES]
         if unknown or not self.losses:
             raise ValueError(f"losses: {self.losses}; give one or more of {', '.join(LOSSES)}.")
-        for name in ("label_sentence_weight", "mapping_sentence_weight", "mapping_threshold"):
+        for name in ("label_sentence_weight", "mapping_sentence_weight", "mapping_threshold", "gaze_cut"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not within [0, 1].")
         layers = getattr(self.text_config, "num_hidden_layers", self.pooled_text_layers)

@@ -1,6 +1,7 @@
 """Training losses of CoGaze (arXiv 2603.26049), L = L_con + L_cls + L_G.
 
-Half precision is lifted to float32. The gaze loss takes ragged sentences as rows with the index of their image.
+Half precision is lifted to float32. The gaze loss takes ragged sentences as rows with the index of their image. The
+defaults are the paper's; where the released code differs, an argument says so.
 """
 
 import math
@@ -36,13 +37,13 @@ def hybrid_positive_contrastive_loss(
             f"text_embeds: {len(text_embeds)} rows for {len(image_embeds)} images; the loss pairs them row by row."
         )
     with _full_precision(image_embeds):
-        cosines = unit(image_embeds.float()) @ unit(text_embeds.float()).T
-    logits = cosines * torch.as_tensor(logit_scale).float().exp()
+        cosines = unit(precise(image_embeds)) @ unit(precise(text_embeds)).T
+    logits = cosines * precise(torch.as_tensor(logit_scale)).exp()
     if len(logits) == 0:
         return logits.sum()
     if study_ids is None:
         study_ids = torch.arange(len(logits), device=logits.device)
-    positives = (study_ids[:, None] == study_ids[None, :]).float()
+    positives = (study_ids[:, None] == study_ids[None, :]).to(logits)
     targets = positives / positives.sum(dim=1, keepdim=True)
     cross_entropy = nn.functional.cross_entropy
     return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
@@ -54,6 +55,7 @@ def class_balanced_focal_loss(
     positives_per_class: list[int] | torch.Tensor | None,
     beta: float = 0.9999,
     gamma: float = 0.2,
+    epsilon: float | None = None,
 ) -> torch.Tensor:
     """L_V or L_T: class-balanced focal loss (Cui et al., CVPR 2019) of independent binary labels.
 
@@ -64,29 +66,37 @@ def class_balanced_focal_loss(
         logits: (B, C).
         labels: (B, C) of 0 and 1; NaN leaves an entry out.
         positives_per_class: n_c, C numbers, for `class_balanced_weights`; None weighs all classes alike.
+        epsilon: as in `class_balanced_weights`.
     Returns:
         The mean over all entries that count; zero, with a graph, if none does.
     """
     if logits.shape != labels.shape:
         raise ValueError(f"labels: shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}.")
-    logits, labels = logits.float(), labels.float()
+    logits, labels = precise(logits), precise(labels)
     counted = ~labels.isnan()
     margin = logits * torch.where(counted, 2 * labels - 1, 0)
     # log(1 - p) instead of (1 - p)^gamma, whose slope at p = 1 is infinite for gamma < 1.
     cost = -nn.functional.logsigmoid(margin) * (gamma * nn.functional.logsigmoid(-margin)).exp()
     if positives_per_class is not None:
-        cost = cost * class_balanced_weights(positives_per_class, beta).to(logits.device)
+        cost = cost * class_balanced_weights(positives_per_class, beta, epsilon).to(logits.device)
     return (cost * counted).sum() / counted.sum().clamp(min=1)
 
 
-def class_balanced_weights(examples_per_class: list[int] | torch.Tensor, beta: float = 0.9999) -> torch.Tensor:
+def class_balanced_weights(
+    examples_per_class: list[int] | torch.Tensor, beta: float = 0.9999, epsilon: float | None = None
+) -> torch.Tensor:
     """(C,) w_c proportional to (1 - beta) / (1 - beta^n_c), scaled to sum to C (Cui et al., CVPR 2019, eq. 4).
 
-    A class without examples has weight zero: as n_c = 1 it would outweigh all others together.
+    Args:
+        epsilon: added to 1 - beta^n_c. None: a class without examples has weight zero, since as n_c = 1 it would
+            outweigh all others together; 1e-8 (released code): it has nearly all of the weight.
     """
     # In float64: 1 - beta^n of few examples cancels to four digits in float32.
     counts = torch.as_tensor(examples_per_class, dtype=torch.float64)
-    weights = torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0).float()
+    if epsilon is None:
+        weights = torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0).float()
+    else:
+        weights = ((1 - beta) / (1 - beta**counts + epsilon)).float()
     return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny) * len(weights)
 
 
@@ -100,16 +110,16 @@ def gaze_similarity(
     Returns:
         (N, P) float32 cosines.
     """
-    text_features = unit(text_features.float())
+    text_features = unit(precise(text_features))
     # Products are divided by the patches' lengths, which spares a normalised copy of all patches.
     if torch.compiler.is_compiling():
         # Static shapes; the compiler fuses the gather into the sum.
-        patches = patch_features.float()[image_index]
+        patches = precise(patch_features)[image_index]
         products = (patches * text_features[:, None]).sum(dim=-1)
         return products / patches.norm(dim=-1).clamp(min=1e-12)
     # One matrix product per image that has sentences, without a copy of its patches per sentence.
     images, slot, counts = image_index.unique(return_inverse=True, return_counts=True)
-    patches = patch_features.index_select(0, images).float()
+    patches = precise(patch_features.index_select(0, images))
     order = slot.argsort(stable=True)
     place = torch.empty_like(slot)
     place[order] = torch.arange(len(slot), device=slot.device) - (counts.cumsum(0) - counts)[slot[order]]
@@ -121,33 +131,38 @@ def gaze_similarity(
     return (products / patches.norm(dim=-1).clamp(min=1e-12)[:, None])[slot, place]
 
 
-def non_zero(targets: torch.Tensor) -> torch.Tensor:
-    """`targets` (N, P) with entries up to 0.5/255 of their row's maximum set to zero, float32."""
-    targets = targets.float()
+def non_zero(targets: torch.Tensor, cut: float = NON_ZERO) -> torch.Tensor:
+    """`targets` (N, P) with entries up to `cut` of their row's maximum set to zero, float32."""
+    targets = precise(targets)
     if targets.shape[1] == 0:
         return targets
-    return torch.where(targets > NON_ZERO * targets.amax(dim=1, keepdim=True), targets, 0)
+    return torch.where(targets > cut * targets.amax(dim=1, keepdim=True), targets, 0)
 
 
-def sharpen(targets: torch.Tensor, top_fraction: float) -> torch.Tensor:
+def sharpen(targets: torch.Tensor, top_fraction: float, cut: float = NON_ZERO) -> torch.Tensor:
     """Each row's `top_fraction` largest non-zero entries (at least one), as a distribution.
 
     Args:
-        targets: (N, P) seconds of looking. Non-zero means above 0.5/255 of the row's maximum.
+        targets: (N, P) seconds of looking. Non-zero means above `cut` (0.5/255) of the row's maximum.
     Returns:
         (N, P) rows that sum to 1; all zero where nothing was looked at.
     """
-    values, order = non_zero(targets).sort(dim=1, descending=True, stable=True)
+    values, order = non_zero(targets, cut).sort(dim=1, descending=True, stable=True)
     places = torch.arange(values.shape[1], device=values.device)
     values = values * (places < _number_kept((values > 0).sum(dim=1, keepdim=True), top_fraction))
     return _distribution(torch.zeros_like(values).scatter(1, order, values), lambda x: x.sum(dim=1, keepdim=True))
 
 
-def images_with_gaze(targets: torch.Tensor, image_index: torch.Tensor) -> torch.Tensor:
-    """How many images have a row with gaze, for `soft_gaze_loss`'s `num_images` summed or averaged over processes."""
-    looked_at = (targets > 0).any(dim=1)
-    slot = _slots(image_index, looked_at)
-    return (looked_at & (slot == torch.arange(len(slot), device=slot.device))).sum()
+def images_with_gaze(
+    targets: torch.Tensor, image_index: torch.Tensor, count_empty_images: bool = False
+) -> torch.Tensor:
+    """How many images have a row with gaze, for `soft_gaze_loss`'s `num_images` summed or averaged over processes.
+
+    count_empty_images: how many have a row at all.
+    """
+    counted = (targets > 0).any(dim=1) | count_empty_images
+    slot = _slots(image_index, counted)
+    return (counted & (slot == torch.arange(len(slot), device=slot.device))).sum()
 
 
 def soft_gaze_loss(
@@ -159,6 +174,9 @@ def soft_gaze_loss(
     divergence: str = "js",
     patch_rows: str = "transpose",
     num_images: torch.Tensor | None = None,
+    cut: float = NON_ZERO,
+    keep_empty_rows: bool = False,
+    count_empty_images: bool = False,
 ) -> torch.Tensor:
     """L_G: soft gaze guidance, weight JS(G || softmax S) + (1 - weight) JS(G^T || softmax S^T).
 
@@ -179,6 +197,9 @@ def soft_gaze_loss(
         patch_rows: what G^T is: "transpose", each patch's column of G over its sum, or "resharpen" (released code),
             the top fraction again among the sentences that looked at the patch, from the maps before sharpening.
         num_images: what the sum over images is divided by, if not their number here (several processes).
+        cut: up to this share of its row's maximum a target counts as zero.
+        keep_empty_rows: rows without gaze stay in the second softmax (released code).
+        count_empty_images: images whose rows are all without gaze count as zero in the mean (released code).
     Returns:
         A scalar; zero, with a graph, if no row has gaze.
     Raises:
@@ -193,35 +214,37 @@ def soft_gaze_loss(
         raise ValueError(f"divergence: {divergence!r} is none of {(*DIVERGENCES, 'mask')}.")
     if patch_rows not in ("transpose", "resharpen"):
         raise ValueError(f"patch_rows: {patch_rows!r} is neither 'transpose' nor 'resharpen'.")
-    similarity = similarity.float()
+    similarity = precise(similarity)
     if similarity.numel() == 0:
         return similarity.sum()
 
-    raw = non_zero(targets)
+    raw = non_zero(targets, cut).to(similarity)
     looked_at = (raw > 0).any(dim=1)
-    slot = _slots(image_index, looked_at)
-    is_image = looked_at & (slot == torch.arange(len(slot), device=slot.device))
+    slot = _slots(image_index, looked_at | keep_empty_rows)
     if num_images is None:
-        num_images = is_image.sum()
+        num_images = images_with_gaze(raw, image_index, count_empty_images)
     # A mean over processes may lie below one.
-    num_images = num_images.float().clamp(min=1e-6)
+    num_images = num_images.to(similarity).clamp(min=1e-6)
 
     def over_image(values: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(values).index_add(0, slot, values)
 
-    row_weight = looked_at / over_image(looked_at.float())[slot].clamp(min=1) / num_images
+    row_weight = looked_at / over_image(looked_at.to(similarity))[slot].clamp(min=1) / num_images
     if divergence == "mask":
-        cross_entropy = nn.functional.binary_cross_entropy_with_logits(similarity, (raw > 0).float(), reduction="none")
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits(
+            similarity, (raw > 0).to(similarity), reduction="none"
+        )
         return (row_weight * cross_entropy.mean(dim=1)).sum()
     distance = DIVERGENCES[divergence]
 
     # Transcript to patch.
-    maps = sharpen(targets, top_fraction)
+    maps = sharpen(targets, top_fraction, cut).to(similarity)
     to_patches = distance(maps, similarity.log_softmax(dim=1), lambda x: x.sum(dim=1))
 
     # Patch to transcript: the rows of G^T are the columns of an image's block of G.
     rows = maps if patch_rows == "transpose" else _top_of_image(raw, slot, over_image, top_fraction)
-    has_mass = (over_image(rows) > 0) & is_image[:, None]
+    # One row of each image stands for its patches; all others have gathered nothing.
+    has_mass = over_image(rows) > 0
     rows = _distribution(rows, lambda x: over_image(x)[slot])
     to_sentences = distance(rows, _log_softmax_of_image(similarity, slot, over_image), over_image)
     patch_weight = has_mass / has_mass.sum(dim=1, keepdim=True).clamp(min=1) / num_images
@@ -257,13 +280,18 @@ def unit(features: torch.Tensor) -> torch.Tensor:
     return nn.functional.normalize(features, dim=-1)
 
 
+def precise(values: torch.Tensor) -> torch.Tensor:
+    """float32, or float64 where it is that already."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def _full_precision(tensor: torch.Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def _slots(image_index: torch.Tensor, looked_at: torch.Tensor) -> torch.Tensor:
-    """(N,) for each row the first row of its image with gaze; a row without gaze stands alone."""
-    together = (image_index[:, None] == image_index[None, :]) & looked_at[:, None] & looked_at[None, :]
+def _slots(image_index: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
+    """(N,) for each row the first member of its image; a row that is no member stands alone."""
+    together = (image_index[:, None] == image_index[None, :]) & members[:, None] & members[None, :]
     together |= torch.eye(len(image_index), dtype=torch.bool, device=image_index.device)
     if len(image_index) == 0:
         return image_index
@@ -296,7 +324,7 @@ def _top_of_image(values: torch.Tensor, slot: torch.Tensor, over_image: Total, t
     places = torch.arange(len(slot), device=slot.device)[:, None].expand_as(values)
     place = torch.empty_like(order).scatter(0, order, places)
     rank = place - (sizes.cumsum(0) - sizes)[slot][:, None]
-    return values * (rank < _number_kept(over_image((values > 0).float())[slot], top_fraction))
+    return values * (rank < _number_kept(over_image((values > 0).to(values))[slot], top_fraction))
 
 
 __all__ = [
@@ -305,6 +333,7 @@ __all__ = [
     "gaze_similarity",
     "hybrid_positive_contrastive_loss",
     "images_with_gaze",
+    "precise",
     "sharpen",
     "soft_gaze_loss",
     "unit",

@@ -1,7 +1,8 @@
 """Training losses of EGMA (arXiv 2403.12416), L_EGF + L_EGM.
 
 Half precision is lifted to float32. Sentences are padded, (B, S, ...), beside a mask (B, S): a
-padded one takes part in no maximum, mean or loss.
+padded one takes part in no maximum, mean or loss. The defaults are the paper's; where the released code differs, an
+argument says so.
 """
 
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from .losses_cogaze import non_zero
+from .losses_cogaze import NON_ZERO, non_zero, precise
 
 
 def pad_sentences(
@@ -61,9 +62,12 @@ def fill_empty_targets(targets: torch.Tensor, image_index: torch.Tensor, is_full
     return torch.where((empty & own)[:, None], targets[following], targets)
 
 
-def gaze_strengths(targets: torch.Tensor) -> torch.Tensor:
-    """GS: each row of `targets` (..., P) as a share of its maximum, like the paper's 8-bit heatmaps; dark is zero."""
-    targets = non_zero(targets)
+def gaze_strengths(targets: torch.Tensor, cut: float = NON_ZERO) -> torch.Tensor:
+    """GS: each row of `targets` (N, P) as a share of its maximum, like the paper's 8-bit heatmaps; dark is zero.
+
+    cut: up to this share of its row's maximum a target is dark.
+    """
+    targets = non_zero(targets, cut)
     return targets / targets.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(targets.dtype).tiny)
 
 
@@ -78,7 +82,7 @@ def multilabel_categorical_cross_entropy(
     Returns:
         (...), zero where no entry takes part.
     """
-    scores = _precise(scores)
+    scores = precise(scores)
     positive = labels > 0
     negative = ~positive
     if mask is not None:
@@ -92,7 +96,11 @@ def multilabel_categorical_cross_entropy(
 
 
 def gaze_label_loss(
-    scores: torch.Tensor, strengths: torch.Tensor, sentence_mask: torch.Tensor, sentence_weight: float = 0.5
+    scores: torch.Tensor,
+    strengths: torch.Tensor,
+    sentence_mask: torch.Tensor,
+    sentence_weight: float = 0.5,
+    keep_empty_sentences: bool = False,
 ) -> torch.Tensor:
     """The first term of L_EGF (eq. 6): MLCE of sentences over patches and of patches over sentences.
 
@@ -103,10 +111,14 @@ def gaze_label_loss(
         scores: (B, S, P) similarities by temperature. strengths: (B, S, P) GS. sentence_mask: (B, S).
         sentence_weight: weight of sentences over patches, the rest is that of patches over sentences. 0.5 is the
             paper's, 0.8 the released code's.
+        keep_empty_sentences: sentences without gaze count as ones whose patches are all negative, in images where
+            others have some (released code).
     Returns:
         A scalar; zero, with a graph, where no image has gaze.
     """
     looked = sentence_mask & (strengths > 0).any(dim=-1)
+    if keep_empty_sentences:
+        looked = sentence_mask & looked.any(dim=-1, keepdim=True)
     over_patches = _masked_mean(multilabel_categorical_cross_entropy(scores, strengths), looked)
     over_sentences = multilabel_categorical_cross_entropy(scores.mT, strengths.mT, looked[:, None]).mean(dim=-1)
     per_image = sentence_weight * over_patches + (1 - sentence_weight) * over_sentences
@@ -114,19 +126,23 @@ def gaze_label_loss(
 
 
 def fine_grained_similarity(
-    patch_embeds: torch.Tensor, sentence_embeds: torch.Tensor, sentence_mask: torch.Tensor
+    patch_embeds: torch.Tensor,
+    sentence_embeds: torch.Tensor,
+    sentence_mask: torch.Tensor,
+    zero_padding: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """z_I and z_T, as in FILIP (Yao et al., ICLR 2022), of every image and text: the mean over patches of the best
     sentence, and the mean over sentences of the best patch.
 
     Args:
         patch_embeds: (B, P, D), sentence_embeds: (T, S, D), of length one. sentence_mask: (T, S).
+        zero_padding: a padded sentence enters the maximum as a similarity of zero (released code).
     Returns:
         z_I (B, T) and z_T (B, T), zero for a text without sentences.
     """
     mask = sentence_mask[None, :, :, None]
-    scores = torch.einsum("bpd,tsd->btsp", _precise(patch_embeds), _precise(sentence_embeds))
-    best_sentence = scores.masked_fill(~mask, -torch.inf).amax(dim=2).mean(dim=-1)
+    scores = torch.einsum("bpd,tsd->btsp", precise(patch_embeds), precise(sentence_embeds))
+    best_sentence = scores.masked_fill(~mask, 0 if zero_padding else -torch.inf).amax(dim=2).mean(dim=-1)
     image = best_sentence.masked_fill(~sentence_mask.any(dim=1), 0)
     return image, _masked_mean(scores.amax(dim=3), sentence_mask[None])
 
@@ -138,6 +154,7 @@ def fine_grained_contrastive_loss(
     scale: torch.Tensor | float,
     study_ids: torch.Tensor | None = None,
     softmax_over: Literal["both", "texts"] = "both",
+    zero_padding: bool = False,
 ) -> torch.Tensor:
     """The second term of L_EGF (eq. 6): half the sum of two contrasts, of images over texts by z_I and of texts over
     images by z_T.
@@ -148,11 +165,12 @@ def fine_grained_contrastive_loss(
         scale: inverse temperature.
         study_ids: (B,) texts of the same study are positives too; None: the own text alone (paper).
         softmax_over: "texts" normalises both terms over the texts (released code).
+        zero_padding: as in `fine_grained_similarity`.
     Returns:
         A scalar; zero, with a graph, where no image has sentences.
     """
     valid = sentence_mask.any(dim=1)
-    image, text = fine_grained_similarity(patch_embeds, sentence_embeds, sentence_mask)
+    image, text = fine_grained_similarity(patch_embeds, sentence_embeds, sentence_mask, zero_padding)
     if study_ids is None:
         study_ids = torch.arange(len(valid), device=valid.device)
     positives = (study_ids[:, None] == study_ids) & valid[:, None] & valid
@@ -176,6 +194,8 @@ def egf_loss(
     study_ids: torch.Tensor | None = None,
     sentence_weight: float = 0.5,
     softmax_over: Literal["both", "texts"] = "both",
+    keep_empty_sentences: bool = False,
+    zero_padding: bool = False,
 ) -> torch.Tensor:
     """L_EGF (eq. 6): `gaze_label_loss` of the similarities by temperature, plus `fine_grained_contrastive_loss`.
 
@@ -183,9 +203,10 @@ def egf_loss(
         patch_embeds: (B, P, D), sentence_embeds: (B, S, D), of length one. sentence_mask: (B, S).
         strengths: (B, S, P) GS, zero without gaze. scale: inverse temperature. The rest as in the two terms.
     """
-    scores = scale * (_precise(sentence_embeds) @ _precise(patch_embeds).mT)
-    return gaze_label_loss(scores, strengths, sentence_mask, sentence_weight) + fine_grained_contrastive_loss(
-        patch_embeds, sentence_embeds, sentence_mask, scale, study_ids, softmax_over
+    scores = scale * (precise(sentence_embeds) @ precise(patch_embeds).mT)
+    labels = gaze_label_loss(scores, strengths, sentence_mask, sentence_weight, keep_empty_sentences)
+    return labels + fine_grained_contrastive_loss(
+        patch_embeds, sentence_embeds, sentence_mask, scale, study_ids, softmax_over, zero_padding
     )
 
 
@@ -195,18 +216,21 @@ def mapping_weights(
     mask: torch.Tensor | None = None,
     threshold: float = 1 / 7,
     binary: bool = True,
+    blend: Literal["sum", "mean"] = "sum",
 ) -> torch.Tensor:
     """W = norm(w(x) + GS), eq. 7, along the last dimension.
 
     w scales a row to [0, 1] by its least and greatest entry and drops what lies below `threshold`; the rest becomes 1.
 
     Args:
-        scores: (..., C). strengths: (..., C) GS, all zero where there is no gaze.
-        mask: broadcast to (..., C), bool; entries where it is False get no weight.
+        scores: (B, R, C). strengths: (B, R, C) GS, all zero where there is no gaze.
+        mask: broadcast to (B, R, C), bool; entries where it is False get no weight.
         threshold: 1/7, to 3/7 in some variants of the released code.
         binary: False keeps the entries that stay, and adds 0.01 to all (released code).
+        blend: "mean" is the mean of norm(w) and GS in images with gaze, whose rows then have any sum, and norm(w) in
+            others (released code).
     Returns:
-        (..., C) rows that sum to 1; zero where no entry takes part.
+        (B, R, C) rows that sum to 1 ("sum"); zero where no entry takes part.
     """
     mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
     least = scores.masked_fill(~mask, torch.inf).amin(dim=-1, keepdim=True)
@@ -216,8 +240,12 @@ def mapping_weights(
     share = torch.where(flat, 1, (scores - torch.where(flat, 0, least)) / torch.where(flat, 1, span))
     kept = share >= threshold
     weights = kept.to(scores.dtype) if binary else torch.where(kept, share, 0) + 0.01
-    weights = torch.where(mask, weights + strengths, 0)
-    return weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    weights = torch.where(mask, weights + strengths if blend == "sum" else weights, 0)
+    weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    if blend == "sum":
+        return weights
+    has_gaze = (strengths > 0).flatten(1).any(dim=1)[:, None, None]
+    return torch.where(has_gaze, (weights + strengths) / 2, weights)
 
 
 def egm_loss(
@@ -229,6 +257,10 @@ def egm_loss(
     sentence_weight: float = 0.5,
     threshold: float = 1 / 7,
     binary: bool = True,
+    blend: Literal["sum", "mean"] = "sum",
+    normalize: bool = True,
+    softmax_over: Literal["targets", "both"] = "targets",
+    match_single: bool = False,
 ) -> torch.Tensor:
     """L_EGM (eq. 7-10): each modality's features rebuilt from the other's, and told apart inside the image.
 
@@ -240,30 +272,36 @@ def egm_loss(
         patch_embeds: (B, P, D), sentence_embeds: (B, S, D), of length one. sentence_mask: (B, S).
         strengths: (B, S, P) GS, zero without gaze. scale: inverse temperature.
         sentence_weight: weight of Cross_S; Cross_P has the rest. 0.5 is the paper's, 0.3 the released code's.
-        threshold, binary: as in `mapping_weights`.
+        threshold, binary, blend: as in `mapping_weights`.
+        normalize: mapped features are brought to length one; False leaves them as they are (released code).
+        softmax_over: "targets" (paper), or "both": the mean with the softmax over the mapped features (released code).
+        match_single: an image with one sentence costs `sentence_weight` times the squared distance of that sentence
+            from the mapped one (released code), in place of being left out.
     Returns:
         A scalar; zero, with a graph, where no image has two sentences.
     """
-    patches, sentences = _precise(patch_embeds), _precise(sentence_embeds)
+    patches, sentences = precise(patch_embeds), precise(sentence_embeds)
     scores = sentences @ patches.mT
     columns = sentence_mask[:, None]
-    to_patches = mapping_weights(scores, strengths, None, threshold, binary)
-    to_sentences = mapping_weights(scores.mT, strengths.mT, columns, threshold, binary)
-
-    def contrast(mapped, targets):
-        return nn.functional.normalize(mapped, dim=-1) @ targets.mT * scale
-
+    mapped_sentences = mapping_weights(scores, strengths, None, threshold, binary, blend) @ patches
+    mapped_patches = mapping_weights(scores.mT, strengths.mT, columns, threshold, binary, blend) @ sentences
     hidden = torch.finfo(scores.dtype).min
-    of_sentences = contrast(to_patches @ patches, sentences).masked_fill(~columns, hidden)
-    of_patches = contrast(to_sentences @ sentences, patches)
-    own_sentence, own_patch = (-x.log_softmax(dim=-1).diagonal(dim1=1, dim2=2) for x in (of_sentences, of_patches))
-    per_image = sentence_weight * _masked_mean(own_sentence, sentence_mask)
-    per_image = per_image + (1 - sentence_weight) * own_patch.mean(dim=-1)
-    return _masked_mean(per_image, sentence_mask.sum(dim=1) >= 2)
 
+    def contrast(mapped, targets, kept=None):
+        mapped = nn.functional.normalize(mapped, dim=-1) if normalize else mapped
+        logits = mapped @ targets.mT * scale
+        sides = [logits] if softmax_over == "targets" else [logits, logits.mT]
+        sides = sides if kept is None else [side.masked_fill(~kept, hidden) for side in sides]
+        return -sum(side.log_softmax(dim=-1).diagonal(dim1=1, dim2=2) for side in sides) / len(sides)
 
-def _precise(values: torch.Tensor) -> torch.Tensor:
-    return values if values.dtype == torch.float64 else values.float()
+    of_sentences = _masked_mean(contrast(mapped_sentences, sentences, columns), sentence_mask)
+    of_patches = contrast(mapped_patches, patches).mean(dim=-1)
+    per_image = sentence_weight * of_sentences + (1 - sentence_weight) * of_patches
+    counts = sentence_mask.sum(dim=1)
+    if match_single:
+        distance = (mapped_sentences - sentences).square().sum(dim=-1)
+        per_image = torch.where(counts == 1, sentence_weight * (distance * sentence_mask).sum(dim=1), per_image)
+    return _masked_mean(per_image, counts >= (1 if match_single else 2))
 
 
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

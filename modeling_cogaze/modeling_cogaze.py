@@ -25,6 +25,7 @@ from .losses_cogaze import (
     gaze_similarity,
     hybrid_positive_contrastive_loss,
     images_with_gaze,
+    precise,
     soft_gaze_loss,
     unit,
 )
@@ -253,7 +254,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         self, patch_features: torch.Tensor, transcript_features: torch.Tensor, image_index: torch.Tensor
     ) -> torch.Tensor:
         """(N, P) cosines x exp(logit_scale_gaze), float32."""
-        return gaze_similarity(patch_features, transcript_features, image_index) * self.logit_scale_gaze.float().exp()
+        return gaze_similarity(patch_features, transcript_features, image_index) * precise(self.logit_scale_gaze).exp()
 
     @standard_call
     def contrastive_loss(
@@ -431,7 +432,7 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
         if self.config.contrastive_targets == "single":
             study_ids = None
         if self.training:
-            joined = gather_with_grad(torch.cat([image_features, text_features], dim=-1).float())
+            joined = gather_with_grad(precise(torch.cat([image_features, text_features], dim=-1)))
             image_features, text_features = joined.chunk(2, dim=-1)
             study_ids = None if study_ids is None else gather_with_grad(study_ids)
         return self.cogaze.contrastive_loss(image_features, text_features, study_ids)
@@ -442,10 +443,8 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
         if self.training:
             *logits, labels = gather_with_grad(torch.stack([*logits, labels.to(vision_logits)], dim=1)).unbind(dim=1)
         gamma = config.focal_gamma if config.classification_loss == "focal" else 0.0
-        losses = [
-            class_balanced_focal_loss(each, labels, config.positives_per_class, config.class_balance_beta, gamma)
-            for each in logits
-        ]
+        balance = (config.positives_per_class, config.class_balance_beta, gamma, config.class_balance_epsilon)
+        losses = [class_balanced_focal_loss(each, labels, *balance) for each in logits]
         return sum(losses) / len(losses)
 
     def _gaze_loss(self, outputs, gaze_targets, image_index):
@@ -456,7 +455,8 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
             image_index = torch.zeros(0, dtype=torch.long, device=images.device)
         num_images = None
         if self.training:
-            num_images = mean_over_processes(images_with_gaze(gaze_targets, image_index).float())
+            count = images_with_gaze(gaze_targets, image_index, config.gaze_count_empty_images)
+            num_images = mean_over_processes(count.float())
         return soft_gaze_loss(
             gaze_logits,
             gaze_targets,
@@ -466,6 +466,9 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
             divergence=config.gaze_loss,
             patch_rows=config.gaze_patch_rows,
             num_images=num_images,
+            cut=config.gaze_cut,
+            keep_empty_rows=config.gaze_keep_empty_rows,
+            count_empty_images=config.gaze_count_empty_images,
         )
 
     def _zero(self, complete: bool) -> torch.Tensor:

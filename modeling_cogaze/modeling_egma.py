@@ -13,7 +13,7 @@ from .configuration_egma import EgmaConfig
 from .distributed import gather_with_grad, world_size
 from .dual_encoder import DualEncoderMixin, DualEncoderPreTrainedModel, mask_of, masked_token_mean, zero_through
 from .encoders import build_text_encoder, build_vision_encoder, vision_tokens
-from .losses_cogaze import gaze_similarity, unit
+from .losses_cogaze import gaze_similarity, precise, unit
 from .losses_egma import (
     egf_loss,
     egm_loss,
@@ -57,7 +57,7 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
     @property
     def scale(self) -> torch.Tensor:
         """The inverse temperature, within 1 and `config.logit_scale_max`."""
-        return self.logit_scale.float().exp().clamp(1, self.config.logit_scale_max)
+        return precise(self.logit_scale).exp().clamp(1, self.config.logit_scale_max)
 
     def encode_image(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Projected pooled image (B, D) and patches (B, P, D).
@@ -342,7 +342,7 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
         images, patches = outputs.image_features, outputs.patch_features
         study_ids = study_ids if config.contrastive_targets == "hybrid" else None
         # Empty sentences are filled before anything is gathered: their transcript stands behind them here.
-        strengths = gaze_strengths(fill_empty_targets(rows["targets"], rows["index"], rows["is_full"]))
+        strengths = gaze_strengths(fill_empty_targets(rows["targets"], rows["index"], rows["is_full"]), config.gaze_cut)
         features, index, is_full = rows["features"], rows["index"], rows["is_full"]
         if self.training and world_size() > 1:
             index = index + _images_before(len(images), images.device)
@@ -350,8 +350,8 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
             index, is_full, strengths = (gather_with_grad(x) for x in (index, is_full.long(), strengths))
             is_full = is_full.bool()
             study_ids = None if study_ids is None else gather_with_grad(study_ids)
-        images, patches = unit(images.float()), unit(patches.float())
-        sentences, mask = padded_sentences(unit(features.float()), index, is_full, len(images))
+        images, patches = unit(precise(images)), unit(precise(patches))
+        sentences, mask = padded_sentences(unit(precise(features)), index, is_full, len(images))
         strengths = pad_sentences(strengths, index, ~is_full, len(images), sentences.shape[1])
 
         def clip():
@@ -361,15 +361,29 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
 
         def mlce():
             scores = scale * (sentences @ patches.mT)
-            return gaze_label_loss(scores, strengths, mask, config.label_sentence_weight)
+            weight, keep = config.label_sentence_weight, config.label_empty_sentences
+            return gaze_label_loss(scores, strengths, mask, weight, keep)
 
         def egf():
-            weight, over = config.label_sentence_weight, config.softmax_over
-            return egf_loss(patches, sentences, mask, strengths, scale, study_ids, weight, over)
+            options = (config.softmax_over, config.label_empty_sentences, config.zero_padding)
+            weight = config.label_sentence_weight
+            return egf_loss(patches, sentences, mask, strengths, scale, study_ids, weight, *options)
 
         def egm():
-            weight, threshold, binary = config.mapping_sentence_weight, config.mapping_threshold, config.mapping_binary
-            return egm_loss(patches, sentences, mask, strengths, scale, weight, threshold, binary)
+            return egm_loss(
+                patches,
+                sentences,
+                mask,
+                strengths,
+                scale,
+                config.mapping_sentence_weight,
+                config.mapping_threshold,
+                config.mapping_binary,
+                config.mapping_blend,
+                config.mapping_normalize,
+                config.mapping_softmax_over,
+                config.mapping_match_single,
+            )
 
         losses = {"clip": clip, "mlce": mlce, "egf": egf, "egm": egm}
         return {name: losses[name]() for name in config.losses}

@@ -5,6 +5,7 @@ from torch import nn
 
 from .configuration_cogaze import CoGazeConfig
 from .configuration_dual_encoder import vision_width
+from .losses_cogaze import precise
 
 
 class CoGazeRMSNorm(nn.Module):
@@ -15,7 +16,7 @@ class CoGazeRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        x = hidden_states.float()
+        x = precise(hidden_states)
         rms = x.norm(dim=-1, keepdim=True) * x.shape[-1] ** -0.5
         return (x / (rms + 1e-8)).to(hidden_states.dtype) * self.weight
 
