@@ -14,7 +14,7 @@ from transformers import BatchFeature, BitImageProcessor, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .batches import as_batch, check_proportions, given_readings, given_sizes, whole_text
-from .gaze import clean_fixations, gaze_targets, heatmap_targets, validate_reading
+from .gaze import clean_fixations, gaze_targets, heatmap_targets, rendered_targets, validate_reading
 from .processor_arguments import StockArgumentsMixin
 from .radiographs import read_radiograph
 from .report_text import ReportTextMixin
@@ -55,17 +55,31 @@ class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
         max_characters: a longer text is refused, not cut: it is no radiology text.
         context_format: "sections" names indication and history, "plain" joins them, as for SRRG's structured reports.
         report_kind: what a report generator writes, "free_text" or "structured" (SRRG's headers).
+        gaze_maps: "exact" integrates fixations over patches; "rendered" draws 8-bit heatmaps at the pixels' size first,
+            which cut what is dark, as the released code does (`rendered_targets`).
+        report_ending: text between a report and the token that ends it, in a decoder's labels; the released code has a
+            blank there.
         parts: further tokenizers of a subclass, by name.
 
     Raises:
         ValueError: the first view position is not ""; the image processor lets pictures keep different sizes; unknown
-            context_format.
+            context_format or gaze_maps.
     """
 
     _auto_class = "AutoProcessor"
     # The special tokens are part of the templates.
     _REPORT, _TRANSCRIPT = "[CLS] [FINDINGS] {}", "[CLS] [TRANSCRIPT] {}"
     _ADD_SPECIAL_TOKENS = False
+    # Options by the variant of a config: what the released code does otherwise than its paper.
+    variants = {
+        "paper": {},
+        "released": {
+            "max_report_length": 300,
+            "max_transcript_length": 300,
+            "gaze_maps": "rendered",
+            "report_ending": " ",
+        },
+    }
 
     def __init__(
         self,
@@ -79,6 +93,8 @@ class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
         max_characters: int = 20_000,
         context_format: str = "sections",
         report_kind: str = "free_text",
+        gaze_maps: str = "exact",
+        report_ending: str = "",
         **parts,
     ):
         super().__init__(image_processor, tokenizer, **parts)
@@ -87,6 +103,10 @@ class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
         self.check_image_processor(image_processor)
         if context_format not in ("sections", "plain"):
             raise ValueError(f"context_format: {context_format!r} is neither 'sections' nor 'plain'.")
+        if gaze_maps not in ("exact", "rendered"):
+            raise ValueError(f"gaze_maps: {gaze_maps!r} is neither 'exact' nor 'rendered'.")
+        self.gaze_maps = gaze_maps
+        self.report_ending = report_ending
         self.context_format = context_format
         self.report_kind = report_kind
         self.view_positions = list(view_positions)
@@ -450,6 +470,8 @@ class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
             return self._rendered(reading, sentences, size, box, name)
         validate_reading(reading, name)
         reading, _ = clean_fixations(reading, size)
+        if self.gaze_maps == "rendered":
+            return rendered_targets(reading, size, self.grid_size, box, size=self._pixel_size()[::-1])
         return gaze_targets(reading, size, self.grid_size, box)
 
     def _rendered(self, reading, sentences: int, size, box, name: str) -> np.ndarray:

@@ -33,9 +33,13 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         max_prompt_length: tokens of a prompt, the image's apart; the similar report is cut further to keep to it.
         max_report_length, max_transcript_length: as in `CoGazeProcessor`.
         chat_template: of `apply_chat_template`; by default the tokenizer's own, for contents that hold an image.
+        prompt_template: the whole prompt, with the language model's own special tokens and with `{image}`,
+            `{similar_report}` and `{diseases}` where these stand (`RELEASED_PROMPTS`); None: `report_messages` in the
+            tokenizer's chat template.
 
     Raises:
-        ValueError: unknown report_kind, or a tokenizer without a token that ends a text.
+        ValueError: unknown report_kind, a prompt_template without `{image}`, or a tokenizer without a token that ends a
+            text.
     """
 
     def __init__(
@@ -57,11 +61,14 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         max_characters: int = 20_000,
         context_format: str = "sections",
         chat_template: str | None = None,
+        prompt_template: str | None = None,
     ):
         if report_kind not in REPORT_KINDS:
             raise ValueError(f"report_kind: {report_kind!r} is none of {REPORT_KINDS}.")
         if not set(prompt_parts) <= set(PROMPT_PARTS):
             raise ValueError(f"prompt_parts: {list(prompt_parts)} is not made of {list(PROMPT_PARTS)}.")
+        if prompt_template is not None and prompt_template.count("{image}") != 1:
+            raise ValueError("prompt_template: it must have {image} once, where the image stands.")
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer: it has no token that ends a report; set its eos_token.")
         if image_token not in tokenizer.get_vocab():
@@ -84,6 +91,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         self.report_kind = report_kind
         self.prompt_parts = list(prompt_parts)
         self.image_token = image_token
+        self.prompt_template = prompt_template
         self.max_similar_report_length = max_similar_report_length
         self.max_prompt_length = max_prompt_length
         # Llama's tokenizer counts few of its reserved tokens among `all_special_tokens`.
@@ -239,6 +247,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             names if "diseases" in self.prompt_parts else (),
             self.max_similar_report_length,
             self.max_prompt_length if most is None else min(most, self.max_prompt_length),
+            self.prompt_template,
         )
 
     def _written(self, text: str, index: int, parts) -> list[int]:

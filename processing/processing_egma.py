@@ -36,6 +36,7 @@ class EgmaProcessor(CoGazeProcessor):
 
     _REPORT = _TRANSCRIPT = "{}"
     _ADD_SPECIAL_TOKENS = True
+    variants = {"paper": {}, "released": {"gaze_maps": "rendered"}}
 
     @classmethod
     def for_model(cls, tokenizer, config, **options) -> "EgmaProcessor":

@@ -1,5 +1,6 @@
 """Prompts for a language model that reads an image's latents: a draft from a similar case, predicted diseases."""
 
+import re
 from collections.abc import Sequence
 
 from jinja2 import TemplateError
@@ -18,6 +19,26 @@ _SYSTEM = {
         + "\n".join(f"{header}:" for header in STRUCTURED_HEADERS)
         + "\nUse a header only where there is something to report, and write each finding under it as a bullet point."
     ),
+}
+# Prompts in the layout of the released code (its `conv_gazerg_v0904` and `conv_srrg_v1001`): Llama 3's tokens without
+# the chat template's dates, numbered inputs, instructions as a list; no answer's header is preceded by an end of turn
+# where the prompt is the image alone. The sentences are this project's: the authors' come without a licence. To have
+# theirs, give them as `prompt_template`.
+_SYSTEM_TURN = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>"
+_USER_TURN = "<|start_header_id|>user<|end_header_id|>\n\n"
+_ANSWER = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+RELEASED_PROMPTS = {
+    "free_text": (
+        _SYSTEM_TURN.format(_SYSTEM["free_text"] + "\n\n")
+        + _USER_TURN
+        + "Input:\n1. Image: {image}\n2. Similar report: {similar_report}\n3. Predicted diseases: {diseases}\n"
+        "Instructions:\n"
+        "- Begin with the similar report.\n"
+        "- Correct it until it agrees with the image.\n"
+        "- Mention a predicted disease only where the image shows it.\n"
+        "Write the Findings section and nothing else.<|eot_id|>\n" + _ANSWER
+    ),
+    "structured": _SYSTEM_TURN.format(_SYSTEM["structured"]) + _USER_TURN + "Image: {image}" + _ANSWER,
 }
 # Llama 3's template writes the day's date into every prompt unless it is given one.
 _TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
@@ -131,19 +152,27 @@ def encode_prompt(
     diseases: Sequence[str] = (),
     max_similar_report_length: int = 100,
     max_prompt_length: int = 400,
+    template: str | None = None,
 ) -> list[int]:
     """Token ids of a prompt with the image's placeholder in it once.
 
     The similar report is cut from the left to `max_similar_report_length` tokens, and further where the prompt would
     have more than `max_prompt_length`; a chat template must stay whole.
 
+    Args:
+        template: the whole prompt, as `prompt_template` of `CoGazePrefixProcessor`; then `kind` says nothing.
+
     Raises:
         ValueError: all else has more tokens than `max_prompt_length`; the chat template loses the placeholder.
     """
 
     def encode(draft: str) -> list[int]:
-        messages = report_messages(kind, image_token, draft, diseases)
-        return tokenizer(render_prompt(tokenizer, messages), add_special_tokens=False)["input_ids"]
+        if template is None:
+            prompt = render_prompt(tokenizer, report_messages(kind, image_token, draft, diseases))
+        else:
+            parts = {"image": image_token, "similar_report": draft, "diseases": ", ".join(diseases)}
+            prompt = re.sub(r"\{(image|similar_report|diseases)\}", lambda match: parts[match[1]], template)
+        return tokenizer(prompt, add_special_tokens=False)["input_ids"]
 
     kept = max_similar_report_length
     ids = encode(last_tokens(tokenizer, similar_report, kept))

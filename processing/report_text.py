@@ -30,7 +30,7 @@ class ReportTextMixin:
         return begin, end
 
     def encode_reports(self, findings: Sequence[str]) -> torch.Tensor:
-        """(B, L) int64 `[begin] report [end]`, padded with -100 on the right.
+        """(B, L) int64 `[begin] report [end]`, padded with -100 on the right; `report_ending` stands before the end.
 
         A report of more tokens than `max_report_length` is cut, and then has no end.
 
@@ -41,7 +41,7 @@ class ReportTextMixin:
         if not all(texts):
             raise ValueError(f"findings[{texts.index('')}]: the report is empty; leave the study out.")
         begin, end = self.report_tokens
-        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        rows = self.tokenizer([text + self.report_ending for text in texts], add_special_tokens=False)["input_ids"]
         rows = [torch.tensor([begin, *row, end][: self.max_report_length]) for row in rows]
         return pad_sequence(rows, batch_first=True, padding_value=IGNORED)
 

@@ -5,6 +5,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedModel, SwinConfig, SwinModel
 from transformers.utils import is_peft_available
@@ -49,10 +51,13 @@ UNUSED = (
     r"^(text_encoder\.bert|text_model\.model)\.pooler\.",
     r"^perceiver\.latents$",  # latents are always handed to it
     r"^multi_label_loss\.class_weights$",
+    r"^vision_model\.projection_head[12]\.",  # EGMA's, of the finer maps that its code as shipped takes no loss of
+    r"^word_local_atten_layer\.",  # EGMA's, which its code makes and never calls
     r"\.embeddings\.position_ids$",  # buffers that older transformers stored
     r"\.(attn|crossattention)\.(masked_)?bias$",
     r"\.relative_position_index$",
 )
+WEIGHT_FILES = (".pt", ".pth", ".bin", ".ckpt")
 # What the released dictionary of view positions may call an unknown one.
 UNKNOWN_VIEWS = ("", "UNK", "UNKNOWN", "NONE", "NAN", "NULL")
 
@@ -145,6 +150,40 @@ def _sides(tensor: torch.Tensor) -> list[int]:
     return [side for side in tensor.shape if side != 1]
 
 
+def checkpoint_file(name: str | Path) -> Path:
+    """A file, or one of the Hub: `owner/repository`, or `owner/repository:file` where it holds several.
+
+    Without a connection, what has been downloaded before is taken.
+
+    Raises:
+        ValueError: no such file or repository, no connection, or several weight files and none named.
+    """
+    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+(:.+)?", str(name)):
+        return Path(name)
+    repository, _, file = str(name).partition(":")
+    try:
+        if file:
+            return Path(hf_hub_download(repository, file))
+        try:
+            files = [each for each in HfApi().list_repo_files(repository) if each.endswith(WEIGHT_FILES)]
+            if len(files) == 1:
+                return Path(hf_hub_download(repository, files[0]))
+        except (OfflineModeIsEnabled, OSError):
+            folder = Path(snapshot_download(repository, local_files_only=True))
+            files = [str(each.relative_to(folder)) for each in folder.rglob("*") if each.name.endswith(WEIGHT_FILES)]
+            if len(files) == 1:
+                return folder / files[0]
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ValueError(
+            f"checkpoint: {name} is no file here, and the Hub gives none of that name ({type(error).__name__}: it is "
+            "not there, not open to you, or there is no connection); download it elsewhere and give its path."
+        ) from error
+    raise ValueError(
+        f"checkpoint: {repository} holds {len(files)} weight files ({', '.join(sorted(files)[:5])}); name one as "
+        f"{repository}:FILE."
+    )
+
+
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict | None, dict | None]:
     """State dict, LoRA's state dict and LoRA's settings of a released file; None where it has none.
 
@@ -192,7 +231,9 @@ def read_view_positions(path: str | Path) -> dict[str, int]:
     return rows
 
 
-def convert_cogaze(weights: ReleasedWeights, views: dict[str, int], vision_encoder: str, tokenizer) -> PreTrainedModel:
+def convert_cogaze(
+    weights: ReleasedWeights, views: dict[str, int], vision_encoder: str, tokenizer, variant: str = "released"
+) -> PreTrainedModel:
     """CoGaze from its released tensors: a report model where there is a decoder among them, else that of pretraining.
 
     An adapter for a language model stays among the weights.
@@ -202,6 +243,7 @@ def convert_cogaze(weights: ReleasedWeights, views: dict[str, int], vision_encod
             mean of all.
         vision_encoder: folder or Hub id of the frozen encoder, which is not among the tensors.
         tokenizer: what the decoder writes in.
+        variant: whose losses the config names, the "released" code's or the "paper"'s.
 
     Raises:
         ValueError: a tensor is missing, or of another shape than the others ask for.
@@ -224,6 +266,7 @@ def convert_cogaze(weights: ReleasedWeights, views: dict[str, int], vision_encod
         perceiver_head_dim=HEAD_WIDTH,
         perceiver_ff_mult=weights.shape("perceiver.layers.0.1.fn.net.2.weight")[1] // hidden_size,
         use_classification=weights.has("vision_classifier."),
+        **CoGazeConfig.variant_fields(variant),
     )
     reports = weights.has("language_model.")
     if reports:
@@ -331,8 +374,10 @@ def place_lora(language_model: PreTrainedModel, tensors: dict[str, torch.Tensor]
     weights.finish()
 
 
-def convert_egma(weights: ReleasedWeights, image_size: int = 224) -> EgmaForPreTraining:
+def convert_egma(weights: ReleasedWeights, image_size: int = 224, variant: str = "released") -> EgmaForPreTraining:
     """EGMA from MedCLIP's or EGMA's tensors; images are `image_size` pixels wide, which no shape says.
+
+    variant: as in `convert_cogaze`.
 
     Raises:
         ValueError: a tensor is missing, or of another shape than the others ask for.
@@ -343,6 +388,7 @@ def convert_egma(weights: ReleasedWeights, image_size: int = 224) -> EgmaForPreT
         text_config=text_config,
         projection_dim=weights.shape("vision_model.projection_head.weight")[0],
         pooled_text_layers=min(4, text_config.num_hidden_layers),
+        **EgmaConfig.variant_fields(variant),
     )
     model = EgmaForPreTraining(config)
     copy_weights(model.egma.vision_model, _loaded(SwinModel, vision_config, weights.take("vision_model.model.")))

@@ -32,6 +32,10 @@ class PretrainArguments:
     validation_data: str = field(metadata={"help": "JSON, as train_data"})
     model_family: Literal["cogaze", "egma"] = "cogaze"
     model_size: Literal["tiny", "base"] = "base"
+    variant: Literal["paper", "released"] = field(
+        default="paper",
+        metadata={"help": "released: losses and texts as in the authors' code where it differs from the paper"},
+    )
     model_overrides: str | None = field(default=None, metadata={"help": "JSON: any field of the model's config"})
     checkpoint: str | None = field(default=None, metadata={"help": "a checkpoint to start from, with its processor"})
     vision_encoder: str | None = field(default=None, metadata={"help": "pretrained image encoder: folder or Hub id"})
@@ -134,7 +138,7 @@ def build(arguments: PretrainArguments, train):
     config_class, processor_class, model_class = FAMILIES[arguments.model_family]
     settings = _settings(arguments, train)
     if arguments.checkpoint:
-        processor = processor_class.from_pretrained(arguments.checkpoint)
+        processor = processor_class.from_pretrained(arguments.checkpoint, **processor_class.variants[arguments.variant])
         config = config_class.from_pretrained(arguments.checkpoint, **settings)
         return processor, model_class.from_pretrained(arguments.checkpoint, config=config)
     if arguments.tokenizer:
@@ -145,7 +149,7 @@ def build(arguments: PretrainArguments, train):
         texts = (text for record in records for text in record.values() if text)
         tokenizer = build_tokenizer(texts, arguments.vocab_size)
     config = config_class.named(arguments.model_size, vocab_size=len(tokenizer), **settings)
-    processor = processor_class.for_model(tokenizer, config)
+    processor = processor_class.for_model(tokenizer, config, **processor_class.variants[arguments.variant])
     if arguments.vision_encoder or arguments.text_encoder:
         encoders = {"vision": arguments.vision_encoder, "text": arguments.text_encoder}
         return processor, model_class.from_encoders(**encoders, config=config)
@@ -153,11 +157,12 @@ def build(arguments: PretrainArguments, train):
 
 
 def _settings(arguments: PretrainArguments, train) -> dict:
-    """Config fields that follow from the data and the ablation, then those given by hand."""
+    """Config fields that follow from the variant, the data and the ablation, then those given by hand."""
     by_hand = mapping(arguments.model_overrides, "model_overrides")
+    variant = FAMILIES[arguments.model_family][0].variant_fields(arguments.variant)
     if arguments.model_family == "egma":
-        return ({"losses": arguments.egma_losses} if arguments.egma_losses else {}) | by_hand
-    fields = {
+        return variant | ({"losses": arguments.egma_losses} if arguments.egma_losses else {}) | by_hand
+    fields = variant | {
         "label_names": label_names(train),
         "gaze_loss": None if arguments.gaze_loss == "none" else arguments.gaze_loss,
         "contrastive_targets": "single" if arguments.single_positive else "hybrid",

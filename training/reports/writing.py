@@ -31,6 +31,7 @@ class WritingArguments:
 
     num_beams: int | None = None
     max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
     do_sample: bool | None = field(default=None, metadata={"help": "draw tokens at random"})
     temperature: float | None = None
     top_p: float | None = None
