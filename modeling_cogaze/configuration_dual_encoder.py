@@ -160,12 +160,15 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     Args:
         classifier_pooling: "mean" classifies the global feature, "attention" each label's own mean of the tokens.
         classifier_loss: "focal" (paper) is class-balanced, "cross_entropy" neither focal nor balanced; per label or,
-            for exclusive classes, over the softmax, as `problem_type` says.
+            for exclusive classes, over the softmax, as `problem_type` says. "sigmoid_focal" is "focal" with a sigmoid
+            for each exclusive class too (CoGaze's released code).
         examples_per_class: training examples per label of the classifier, for the class-balanced weights, which weigh
             labels against each other (one alone is left as it is); None weighs all alike.
         class_balance_beta, focal_gamma: beta and gamma of the class-balanced focal loss.
         logit_temperature: one per label, by which the classifier divides its logits after the loss, so that its
             probabilities are calibrated (Guo et al., ICML 2017); None leaves them as they are.
+        segmentation_dice: the soft Dice of the "batch" as a whole (paper), or the mean of each "image"'s own (CoGaze's
+            released code, for SIIM).
         segmentation_channels: widths of the mask decoder's blocks, each of which doubles the map's size.
     """
 
@@ -173,11 +176,12 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
 
     classifier_pooling: Literal["mean", "attention"] = "mean"
-    classifier_loss: Literal["focal", "cross_entropy"] = "focal"
+    classifier_loss: Literal["focal", "sigmoid_focal", "cross_entropy"] = "focal"
     examples_per_class: list[int] | None = None
     class_balance_beta: float | int = 0.9999
     focal_gamma: float | int = 0.2
     logit_temperature: list[float] | None = None
+    segmentation_dice: Literal["batch", "image"] = "batch"
     segmentation_channels: list[int] | tuple[int, ...] = (512, 256, 128, 64)
 
     def __post_init__(self, **kwargs):

@@ -7,7 +7,11 @@ from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegment
 from .distributed import SharedBatchNorm2d
 from .dual_encoder import freeze
 from .losses_cogaze import class_balanced_focal_loss
-from .losses_downstream import class_balanced_softmax_focal_loss, segmentation_loss
+from .losses_downstream import (
+    class_balanced_sigmoid_focal_loss,
+    class_balanced_softmax_focal_loss,
+    segmentation_loss,
+)
 
 
 def is_exclusive(config, labels: torch.Tensor, index_ndim: int) -> bool:
@@ -113,9 +117,11 @@ class ClassificationHead(nn.Module):
         """`config.classifier_loss` of logits (B, C), a mean over the batch."""
         config = self.config
         exclusive = is_exclusive(config, labels, index_ndim=1)
-        balanced = config.classifier_loss == "focal"
+        balanced = config.classifier_loss != "cross_entropy"
         counts, gamma = (config.examples_per_class, config.focal_gamma) if balanced else (None, 0.0)
         labels = labels.to(logits.device)
+        if exclusive and config.classifier_loss == "sigmoid_focal":
+            return class_balanced_sigmoid_focal_loss(logits, labels, counts, config.class_balance_beta, gamma)
         if exclusive:
             return class_balanced_softmax_focal_loss(logits, labels, counts, config.class_balance_beta, gamma)
         if labels.ndim == 1 and config.num_labels == 1:
@@ -175,7 +181,8 @@ class SegmentationHead(nn.Module):
         loss = None
         if labels is not None:
             labels = labels.to(logits.device)
-            loss = segmentation_loss(logits, labels, exclusive=is_exclusive(self.config, labels, index_ndim=3))
+            exclusive = is_exclusive(self.config, labels, index_ndim=3)
+            loss = segmentation_loss(logits, labels, exclusive, dice=self.config.segmentation_dice)
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)
 
 

@@ -11,7 +11,7 @@ from transformers import BatchFeature, LogitsProcessorList
 from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .processing_cogaze import VIEW_POSITIONS, CoGazeProcessor
-from .prompts import PROMPT_PARTS, REPORT_KINDS, encode_prompt, image_chat_template
+from .prompts import PROMPT_PARTS, RELEASED_PROMPTS, REPORT_KINDS, encode_prompt, image_chat_template
 from .structured_generation import StructuredReportLogitsProcessor
 
 
@@ -34,8 +34,8 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         max_report_length, max_transcript_length: as in `CoGazeProcessor`.
         chat_template: of `apply_chat_template`; by default the tokenizer's own, for contents that hold an image.
         prompt_template: the whole prompt, with the language model's own special tokens and with `{image}`,
-            `{similar_report}` and `{diseases}` where these stand (`RELEASED_PROMPTS`); None: `report_messages` in the
-            tokenizer's chat template.
+            `{similar_report}` and `{diseases}` where these stand; "released" is `RELEASED_PROMPTS`', for Llama 3; None:
+            `report_messages` in the tokenizer's chat template.
 
     Raises:
         ValueError: unknown report_kind, a prompt_template without `{image}`, or a tokenizer without a token that ends a
@@ -67,7 +67,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             raise ValueError(f"report_kind: {report_kind!r} is none of {REPORT_KINDS}.")
         if not set(prompt_parts) <= set(PROMPT_PARTS):
             raise ValueError(f"prompt_parts: {list(prompt_parts)} is not made of {list(PROMPT_PARTS)}.")
-        if prompt_template is not None and prompt_template.count("{image}") != 1:
+        if prompt_template not in (None, "released") and prompt_template.count("{image}") != 1:
             raise ValueError("prompt_template: it must have {image} once, where the image stands.")
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer: it has no token that ends a report; set its eos_token.")
@@ -247,7 +247,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             names if "diseases" in self.prompt_parts else (),
             self.max_similar_report_length,
             self.max_prompt_length if most is None else min(most, self.max_prompt_length),
-            self.prompt_template,
+            RELEASED_PROMPTS[self.report_kind] if self.prompt_template == "released" else self.prompt_template,
         )
 
     def _written(self, text: str, index: int, parts) -> list[int]:

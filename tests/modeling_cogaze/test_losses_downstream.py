@@ -5,7 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_cogaze.losses_cogaze import class_balanced_weights
-from modeling_cogaze.losses_downstream import class_balanced_softmax_focal_loss, segmentation_loss, soft_dice
+from modeling_cogaze.losses_downstream import (
+    class_balanced_sigmoid_focal_loss,
+    class_balanced_softmax_focal_loss,
+    segmentation_loss,
+    soft_dice,
+)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -119,3 +124,38 @@ def test_masks_of_another_size_are_refused():
         segmentation_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4))
     with pytest.raises(ValueError, match="labels: shape"):
         class_balanced_softmax_focal_loss(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.2])
+def test_sigmoid_focal_loss_is_the_released_codes(gamma):
+    """Written as a loop over rows and classes."""
+    generator = torch.Generator().manual_seed(1)
+    logits, labels, counts = torch.randn(5, 3, generator=generator), torch.tensor([0, 2, 1, -1, 2]), [30, 4, 500]
+    weights = np.array([(1 - 0.9999) / (1 - 0.9999**count) for count in counts])
+    weights = weights / weights.sum() * 3
+    costs = []
+    for row, label in zip(logits.double().numpy(), labels.tolist(), strict=True):
+        for place, value in enumerate(row if label >= 0 else []):
+            p = 1 / (1 + np.exp(-value if place == label else value))
+            costs.append(weights[label] * (1 - p) ** gamma * -np.log(p))
+    loss = class_balanced_sigmoid_focal_loss(logits, labels, counts, gamma=gamma)
+    assert loss.item() == pytest.approx(np.mean(costs), rel=1e-5)
+
+
+def test_dice_per_image_is_the_released_codes():
+    """A loop over images; one without a lesion has the mean of 1 - p."""
+    generator = torch.Generator().manual_seed(1)
+    p = torch.rand(4, 2, 5, 5, generator=generator)
+    y = (torch.rand(4, 2, 5, 5, generator=generator) < 0.3).float()
+    y[1] = 0
+    for label, dice in enumerate(soft_dice(p, y, per_image=True)):
+        each = [
+            (2 * (a * b).sum() + 1) / (a.sum() + b.sum() + 1) if b.any() else (1 - a).mean()
+            for a, b in zip(p[:, label], y[:, label], strict=True)
+        ]
+        assert dice.item() == pytest.approx(sum(each).item() / 4, rel=1e-5)
+    logits = torch.logit(p)
+    difference = segmentation_loss(logits, y, dice="image") - segmentation_loss(logits, y)
+    expected = soft_dice(p, y).log().mean() - soft_dice(p, y, per_image=True).log().mean()
+    assert difference.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert soft_dice(p[:0], y[:0], per_image=True).tolist() == [1.0, 1.0]

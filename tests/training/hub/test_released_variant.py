@@ -1,7 +1,13 @@
 """The released variant: losses and gradients of converted checkpoints, and each of its fields, against plain loops."""
 
+import copy
 import json
+import math
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -16,10 +22,15 @@ from modeling_cogaze.losses_egma import (
     gaze_strengths,
     pad_sentences,
 )
+from processing import CoGazeProcessor
+from processing.prompts import RELEASED_PROMPTS, encode_prompt
 from processing.tokenization import build_tokenizer, cogaze_tokenizer
+from tests.hub import Hub
 from tests.training import released, released_losses
 from training.convert_released_checkpoint import main
+from training.hub.released_weights import checkpoint_file
 
+ROOT = Path(__file__).resolve().parents[3]
 VIEWS = {"LATERAL": 2, "AP": 0, "unk": 1, "PA": 3}
 VISION_WIDTH = 24
 # Studies 5, 6 and 5; the second has no context, the third image no fixation in any of its sentences.
@@ -292,3 +303,73 @@ def test_the_converter_chooses_the_variant_and_its_processor(parts, tokenizer, t
     processor = AutoProcessor.from_pretrained(tmp_path / "report")
     assert (processor.max_report_length, processor.context_format) == (200, "plain")
     assert processor.report_kind == "structured"
+
+
+# With a connection, then without one.
+FETCH = """
+import sys
+import huggingface_hub.constants
+from training.hub.released_weights import checkpoint_file
+for offline in (False, True):
+    huggingface_hub.constants.HF_HUB_OFFLINE = offline
+    for name in sys.argv[1:]:
+        try:
+            print(checkpoint_file(name).read_bytes().decode())
+        except ValueError as error:
+            print(error)
+"""
+
+
+def test_a_checkpoint_comes_from_the_hub_by_name(tmp_path):
+    names = ["org/one", "org/two:b/last.pt", "org/two", "org/none", "org/one:other.pt"]
+
+    with Hub() as hub:
+        for name, files in (("org/one", ["README.md", "best.pt"]), ("org/two", ["a.bin", "b/last.pt"])):
+            hub.create(name).commit("Add", {file: hub.keep(f"{name} {file}".encode()) for file in files})
+        environment = hub.environment(tmp_path / "home", PYTHONPATH=str(ROOT))
+        run = subprocess.run([sys.executable, "-c", FETCH, *names], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    said = run.stdout.splitlines()
+    online, offline = said[: len(names)], said[len(names) :]
+    assert len(offline) == len(names)
+    assert online[:2] == offline[:2] == ["org/one best.pt", "org/two b/last.pt"]
+    assert online[2] == "checkpoint: org/two holds 2 weight files (a.bin, b/last.pt); name one as org/two:FILE."
+    for answer in (*online[3:], *offline[3:]):
+        assert answer.startswith("checkpoint: org/") and "download it elsewhere and give its path" in answer
+    # What is no name of the Hub is a path.
+    assert checkpoint_file("some/folder/best.pt") == Path("some/folder/best.pt")
+
+
+def test_released_prompts_have_the_layout_of_the_released_code(tokenizer):
+    prompt = RELEASED_PROMPTS["free_text"]
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    parts = {"similar_report": "Clear {diseases}.", "diseases": ["Edema", "Fracture"]}
+    ids = encode_prompt(tokenizer, "free_text", "<image>", **parts, max_prompt_length=900, template=prompt)
+    text = " ".join(tokenizer.decode(ids).split())  # this tokenizer puts spaces around special tokens
+    assert "1. Image: <image> 2. Similar report: Clear {diseases}. 3. Predicted diseases: Edema, Fracture" in text
+    assert text.endswith("<|start_header_id|>assistant<|end_header_id|>")
+    # A structured report is asked for by the image alone, and the user's turn is left open.
+    assert (
+        RELEASED_PROMPTS["structured"].endswith("Image: {image}<|start_header_id|>assistant<|end_header_id|>\n\n")
+        and "{similar_report}" not in RELEASED_PROMPTS["structured"]
+    )
+
+
+def test_rendered_gaze_maps_are_cut_on_pixels(parts, tokenizer):
+    fixation = {"x": 21.0, "y": 21.0, "begin": 0.0, "end": 1.0, "sigma_x": 3.0, "sigma_y": 3.0, "shown": None}
+    reading = {"sentences": [{"text": "Clear.", "begin": 0.0, "end": 1.0}], "fixations": [fixation]}
+    config = CoGazeConfig.tiny(vision_config={"model_type": "dinov2", "image_size": 42, "patch_size": 6})
+    maps = {}
+    for kind in ("exact", "rendered"):
+        processor = CoGazeProcessor.for_model(cogaze_tokenizer(tokenizer), config, gaze_maps=kind)
+        maps[kind] = processor(image_size=[(42, 42)], gaze=[reading])["gaze_targets"][0].reshape(7, 7).numpy()
+    # Plainly: each pixel's share of the Gaussian, against half a grey level of the brightest.
+    edges = np.array([math.erf((edge - 21) / (3 * math.sqrt(2))) for edge in range(43)])
+    pixels = np.outer(np.diff(edges), np.diff(edges))
+    grey = np.floor(255 * pixels / pixels.max() + 0.5) / 255
+    np.testing.assert_allclose(maps["rendered"], grey.reshape(7, 6, 7, 6).mean(axis=(1, 3)), atol=1e-6)
+    # What 8 bit show of single pixels and what they would of patches is not the same.
+    assert (maps["rendered"] > 0).sum() != (maps["exact"] > 0.5 / 255 * maps["exact"].max()).sum()
+    with pytest.raises(ValueError, match="gaze_maps: 'sharp'"):
+        CoGazeProcessor.for_model(cogaze_tokenizer(tokenizer), config, gaze_maps="sharp")
