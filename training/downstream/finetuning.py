@@ -247,24 +247,7 @@ def _run_once(
 
     set_seed(training.seed)
     model = task.build(arguments, processor, positives)
-    augmentation = AlignedAugmentation(arguments.crop, arguments.exposure) if arguments.crop else None
-    options = {"model": model, "on_bad_record": arguments.on_bad_record}
-    callbacks = []
-    if arguments.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
-    factors = {f"{task.head}.": arguments.head_learning_rate_factor} if hasattr(model, task.head) else {}
-    trainer = FinetuneTrainer(
-        model=model,
-        args=training,
-        task=task,
-        train_dataset=train,
-        eval_dataset=splits.data["validation"],
-        data_collator=Collator(processor, prepare, **options, augmentation=augmentation),
-        eval_collator=Collator(processor, prepare, **options),
-        compute_metrics=lambda found: task.scores(found.predictions, found.label_ids),
-        callbacks=callbacks,
-        learning_rate_factors=factors,
-    )
+    trainer = _trainer(task, arguments, training, model, processor, prepare, train, splits.data["validation"])
     last = newest_whole(folder) if resume else None
     trained = trainer.train(resume_from_checkpoint=last and str(last))
     trainer.save_model()
@@ -295,6 +278,36 @@ def _run_once(
         write_json(folder / "metrics.json", result)
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _trainer(
+    task: Task,
+    arguments: FinetuneArguments,
+    training: TrainingArguments,
+    model: PreTrainedModel,
+    processor,
+    prepare: TaskPreparation,
+    train: Dataset,
+    validation: Dataset,
+) -> FinetuneTrainer:
+    augmentation = AlignedAugmentation(arguments.crop, arguments.exposure) if arguments.crop else None
+    options = {"model": model, "on_bad_record": arguments.on_bad_record}
+    callbacks = []
+    if arguments.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    factors = {f"{task.head}.": arguments.head_learning_rate_factor} if hasattr(model, task.head) else {}
+    return FinetuneTrainer(
+        model=model,
+        args=training,
+        task=task,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=Collator(processor, prepare, **options, augmentation=augmentation),
+        eval_collator=Collator(processor, prepare, **options),
+        compute_metrics=lambda found: task.scores(found.predictions, found.label_ids),
+        callbacks=callbacks,
+        learning_rate_factors=factors,
+    )
 
 
 def _best_epoch(trainer) -> float | None:

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from .checkpoints import checkpoints, newest_whole
 from .files import read_json, write_json
+from .renamed import FLAGS
 
 # Beside what was trained: what it hangs on.
 SETTINGS_FILE = "settings.json"
@@ -43,6 +44,7 @@ def refuse_other_settings(folder: Path, earlier: dict, settings: dict, advice: s
     Raises:
         ValueError: `folder` was made with `earlier` settings that differ from `settings`; names the first.
     """
+    earlier = {FLAGS.get(name, name): value for name, value in earlier.items()}
     for name, value in settings.items():
         if earlier.get(name) != value:
             raise ValueError(

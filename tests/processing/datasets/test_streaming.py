@@ -250,3 +250,10 @@ def test_a_shard_that_is_cut_short_is_named(dataset, tmp_path, to):
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     with pytest.raises(ValueError, match=f"{shard.name}.*cut short"):
         list(RecordStream(tmp_path))
+
+
+def test_what_a_killed_conversion_left_is_swept_by_the_next(dataset, tmp_path):
+    (tmp_path / ".train-4242-0-1.tmp").write_bytes(b"half a shard")
+    (tmp_path / ".val-4242-0-1.tmp").write_bytes(b"of another split")
+    write_shards(dataset, tmp_path, split="train")
+    assert [path.name for path in tmp_path.glob(".*")] == [".val-4242-0-1.tmp"]

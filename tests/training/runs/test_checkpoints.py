@@ -10,6 +10,7 @@ import pytest
 from tests.training.training_runs import assert_same_weights, flags
 from training.pretraining.training import pretrain
 from training.runs.checkpoints import ASIDE, checkpoints, flaw, newest_whole
+from training.runs.settings import hold_to_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -105,3 +106,10 @@ def test_a_full_disk_is_said_in_words(run, tiny_run, tmp_path):
     assert found.returncode != 0
     assert f"the disk of {folder}/out is full, checkpoint-2 was not saved" in found.stderr
     assert "checkpoint-1" in found.stdout and "checkpoint-2" not in found.stdout and ASIDE not in found.stdout
+
+
+def test_settings_of_before_are_known_by_their_new_names(tmp_path):
+    (tmp_path / "settings.json").write_text('{"init_from": "a", "seed": 0}')
+    hold_to_settings(tmp_path / "settings.json", {"checkpoint": "a", "seed": 0})
+    with pytest.raises(ValueError, match="checkpoint = 'a', now it is 'b'"):
+        hold_to_settings(tmp_path / "settings.json", {"checkpoint": "b", "seed": 0})
