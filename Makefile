@@ -27,18 +27,18 @@ demo: setup  ## render, pretrain, evaluate on unseen patients, write reports (25
 	$(BIN)/cogaze demo --output_dir $(OUT)/demo
 
 demo-egma: setup  ## the same for EGMA (10 minutes on two CPU cores)
-	$(BIN)/python -m training.experiments.demo_egma --output_dir $(OUT)/demo
+	$(BIN)/cogaze experiment demo_egma --output_dir $(OUT)/demo-egma --only "L_EGF + L_EGM"
 
 demo-egma-ablations: setup  ## and each of its losses alone (half an hour on two CPU cores)
-	$(BIN)/python -m training.experiments.demo_egma --output_dir $(OUT)/demo --ablations clip egf egm
+	$(BIN)/cogaze experiment demo_egma --output_dir $(OUT)/demo-egma
 
 ablations: setup  ## the rows of both papers' ablation tables, one seed each (an hour and a half on one CPU core)
-	$(BIN)/python -m training.experiments.ablations --preset hour --output_dir $(OUT)/ablations
+	$(BIN)/cogaze experiment ablations --preset hour --output_dir $(OUT)/ablations
 
 curves: setup  ## shares of the labels of other patients, from what `make pretrain-phantom` pretrained and from scratch
-	$(BIN)/python -m training.experiments.label_curves classification --output_dir $(OUT)/curves \
+	$(BIN)/cogaze experiment label_curves --preset classification --output_dir $(OUT)/curves \
 		--checkpoint $(OUT)/recipe/pretrain/full $(OUT)/recipe/pretrain/without-l-cls
-	$(BIN)/python -m training.experiments.label_curves segmentation --output_dir $(OUT)/curves --epochs 100 30 5 \
+	$(BIN)/cogaze experiment label_curves --preset segmentation --output_dir $(OUT)/curves \
 		--checkpoint $(OUT)/recipe/pretrain/full
 
 ifndef COGAZE_MODEL
@@ -49,13 +49,13 @@ space: setup  ## the Space on what `make demo` wrote; COGAZE_MODEL names another
 	$(BIN)/python spaces/report_generation/app.py
 
 pretrain-phantom: setup  ## the longer recipe, and beside it without gaze and without labels
-	$(BIN)/python -m training.experiments.pretraining_recipe --output_dir $(OUT)/recipe/pretrain
+	$(BIN)/cogaze experiment recipe --output_dir $(OUT)/recipe/pretrain
 
 report-phantom: setup  ## report generators on what that pretrained: free text, without context, structured, prefix
-	$(BIN)/python -m training.experiments.report_recipe --checkpoint $(OUT)/recipe/pretrain/full --output_dir $(OUT)/recipe/reports
+	$(BIN)/cogaze experiment report_recipe --checkpoint $(OUT)/recipe/pretrain/full --output_dir $(OUT)/recipe/reports
 
 real: setup  ## on real radiographs: fine-tuned from what `make demo` pretrained, from scratch, and beside baselines
-	$(BIN)/python -m training.experiments.real --checkpoint $(OUT)/demo/cogaze-tiny --output_dir $(OUT)/real
+	$(BIN)/cogaze experiment real --checkpoint $(OUT)/demo/cogaze-tiny --output_dir $(OUT)/real
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"

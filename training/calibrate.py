@@ -21,7 +21,7 @@ from transformers import AutoConfig
 from training.data.loading import load_data
 from training.downstream.classifiers import as_in_finetuning, drawn_validation, finetune_record, open_classifier
 from training.downstream.subsets import check_patients_apart, missing_classes
-from training.figures.pictures import draw_calibration
+from training.figures.reliability import draw_calibration
 from training.metrics.calibration import calibration_scores, fit_temperatures
 from training.runs.command_line import parse_arguments
 from training.runs.files import write_json

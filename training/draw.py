@@ -20,7 +20,9 @@ from datasets import Dataset
 from training.data.loading import load_data
 from training.downstream.classifiers import Classifier, as_in_finetuning, open_classifier
 from training.evaluation.scorers import load_scorer
-from training.figures.pictures import NEIGHBOURS, draw_calibration, draw_features, draw_gaze, draw_saliency
+from training.figures.features import NEIGHBOURS, draw_features
+from training.figures.maps import draw_gaze, draw_saliency
+from training.figures.reliability import draw_calibration
 from training.runs.command_line import parse_arguments
 
 

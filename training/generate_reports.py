@@ -9,7 +9,7 @@
 when the same command is given again; several processes share the work.
 """
 
-from training.figures.drawing import grounding_figure
+from training.figures.maps import grounding_figure
 from training.reports.generation import generate_reports
 
 

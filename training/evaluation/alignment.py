@@ -5,7 +5,7 @@ gives away. Zero-shot scores are the cosine with the finding's positive prototyp
 Labels: uncertain counts as positive, not mentioned as negative.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,12 +25,6 @@ TOO_FEW = "no label has ten positives and ten negatives"
 BLANK = "with a blank image"
 
 
-def evaluate(scorer: Scorer, train, validation, test, gallery, prompts: dict, rounds: int = 200) -> dict:
-    """What `measure` finds as `flat` has it, and what it was measured on."""
-    scores = measure(scorer, train, validation, test, gallery, prompts, rounds)
-    return flat(scores.values()) | facts(scorer, test)
-
-
 def facts(scorer: Scorer, test) -> dict:
     """What stands beside scores in a file: data and the fingerprint of the weights."""
     known = facts_of(test)
@@ -48,23 +42,6 @@ def measure(scorer: Scorer, train, validation, test, gallery, prompts: dict, rou
     if gallery is not None:
         scores |= retrieval(scorer, gallery, "retrieval", rounds, among=GALLERY_CLASSES)
     return scores | gaze_agreement(scorer, train, test, rounds)
-
-
-def flat(scores: Iterable[Score]) -> dict:
-    """Values, intervals, chance levels and baselines in one dictionary, for tables of runs."""
-    endings = {BLANK: "blank_image", "mean map": "mean_map", "mean map per type of sentence": "sentence_type_map"}
-    metrics = {}
-    for score in scores:
-        if score.value is None:
-            continue
-        metrics[score.name] = score.value
-        if score.interval:
-            metrics[f"{score.name}_interval"] = score.interval
-        if score.chance is not None:
-            metrics[f"{score.name}_chance"] = score.chance
-        for said, value in score.baselines.items():
-            metrics[f"{score.name}_{endings[said]}"] = value
-    return metrics
 
 
 def zero_shot(
@@ -258,12 +235,11 @@ def _mean(values) -> float:
 
 
 __all__ = [
+    "BLANK",
     "PROMPTS",
     "against_normal",
     "by_group",
-    "evaluate",
     "facts",
-    "flat",
     "gaze_agreement",
     "measure",
     "ranked",

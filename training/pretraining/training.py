@@ -20,7 +20,7 @@ from ..runs.command_line import mapping, parse_arguments
 from ..runs.families import FAMILIES
 from ..runs.files import write_json
 from ..runs.provenance import training_facts
-from ..runs.settings import EACH_EPOCH, checkpoint_to_resume
+from ..runs.settings import EACH_EPOCH, checkpoint_to_resume, comparable_settings
 from ..runs.trainer import PartsTrainer
 
 
@@ -70,9 +70,19 @@ class PretrainArguments:
     )
 
 
+def parse(argv: list[str] | None) -> tuple:
+    return parse_arguments((PretrainArguments, TrainingArguments), argv, __doc__, EACH_EPOCH)
+
+
+def settings_of(argv: list[str]) -> dict:
+    """What results hang on, of these flags."""
+    arguments, training = parse(argv)
+    return comparable_settings(arguments, training) | {"seed": training.seed}
+
+
 def pretrain(argv: list[str] | None = None) -> dict:
     """Pretrain as the flags say, and write the best model, its processor and `training.json`; returns its metrics."""
-    arguments, training = parse_arguments((PretrainArguments, TrainingArguments), argv, __doc__, EACH_EPOCH)
+    arguments, training = parse(argv)
     set_seed(training.seed)
     splits = {name: load_data(getattr(arguments, f"{name}_data"), f"{name}_data") for name in ("train", "validation")}
     warn_of_overlaps({f"{name}_data": data for name, data in splits.items()})

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# Where the real radiographs lie unless COGAZE_REAL_DATA names another folder.
+REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def read_json(path: str | Path) -> dict:

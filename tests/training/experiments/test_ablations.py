@@ -7,15 +7,30 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from transformers import TrainingArguments
 
-from training.experiments import ablations as run_ablations
-from training.experiments import variants as runs
-from training.experiments.ablation_report import ablations_figure, markdown, summarise
-from training.experiments.ablations import CONFIG, merged, plan_run, read_ablations, rows_of
+from training.downstream.tasks import ClassificationArguments, SegmentationArguments
+from training.experiments import stages
+from training.experiments.plan import EXPERIMENTS, TRAININGS, Experiment, Row, Run, Table, merged, read_experiment
+from training.experiments.running import run_experiment
+from training.experiments.summary import markdown, summarise
+from training.figures.experiments import panels_figure
+from training.metrics.reports import MetricOptions
+from training.metrics.scores import Score, from_json, to_json
 from training.pretraining.training import PretrainArguments
+from training.reports.training import ReportArguments
+from training.reports.writing import WritingArguments
+from training.runs.command_line import parse_arguments
 from training.runs.families import FAMILIES
+from training.runs.settings import EACH_EPOCH
 
-NAMES = ["cogaze-gaze_top_fraction=1.0", "cogaze-no_context=True", "cogaze-reference", "egma-reference"]
+COMMANDS = {
+    "pretrain": ((PretrainArguments,), EACH_EPOCH),
+    "report": ((ReportArguments, WritingArguments, MetricOptions), EACH_EPOCH),
+    "classification": ((ClassificationArguments,), EACH_EPOCH),
+    "segmentation": ((SegmentationArguments,), EACH_EPOCH),
+}
+FOLDERS = ["context/with", "context/without", "rho/1-0", "egma/both"]
 
 
 @pytest.fixture(scope="module")
@@ -36,53 +51,53 @@ def config(tiny_run, tmp_path_factory):
     heads = {"classification": classification, "segmentation": classification, "reports": reports}
     for name, values in {"cogaze": settings, "egma": egma, **heads}.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
-    rho = {"model_overrides": {"gaze_top_fraction": 1.0}}
-    ablations = {
-        "bases": {"cogaze": {"config": "cogaze.yaml"}, "egma": {"config": "egma.yaml"}},
-        "presets": {
-            "small": {
-                "seeds": [0],
-                **{"train_studies": 12, "validation_studies": 4, "test_studies": 6, "gallery_per_class": 1},
-            }
-        },
-        "downstream": {name: {"config": f"{name}.yaml", "changes": {"num_train_epochs": 1}} for name in heads},
-        "margin": 0.05,
+    shipped = yaml.safe_load((EXPERIMENTS / "ablations.yaml").read_text())
+    for name, head in shipped["downstream"].items():
+        head["config"] = f"{name}.yaml"
+        head["changes"] = head.get("changes", {}) | {"num_train_epochs": 1}
+        head["changes"].pop("model_overrides", None)
+    small = {"train_data": {"size": 12}, "validation_data": {"size": 4}}
+    sizes = {"train": {"size": 12}, "test": {"size": 6}, "gallery": {"size_per_class": 1}}
+    rho = {"changes": {"model_overrides": {"gaze_top_fraction": 1.0}}}
+    values = shipped | {
+        "presets": {"small": {"seeds": [0], "bootstrap": 5, "changes": small, "scoring": sizes}},
         "tables": {
             "context": {
                 "title": "Context",
-                "base": "cogaze",
-                "rows": [{"label": "with", "changes": {}}, {"label": "without", "changes": {"no_context": True}}],
+                "config": "cogaze.yaml",
+                "rows": {"with": {}, "without": {"changes": {"no_context": True}}},
             },
-            "rho": {
-                "title": "rho",
-                "base": "cogaze",
-                "curve": "rho",
-                "rows": [{"label": "0.25", "changes": {}}, {"label": "1.0", "changes": rho}],
-            },
-            "egma": {"title": "EGMA", "base": "egma", "rows": [{"label": "both", "changes": {}}]},
+            "rho": {"title": "rho", "config": "cogaze.yaml", "curve": "rho", "rows": {"0.25": {}, "1.0": rho}},
+            "egma": {"title": "EGMA", "config": "egma.yaml", "rows": {"both": {}}},
         },
     }
-    (folder / "ablations.yaml").write_text(yaml.safe_dump(ablations))
+    (folder / "ablations.yaml").write_text(json.dumps(values))
     return folder / "ablations.yaml"
 
 
 @pytest.fixture(scope="module")
 def output(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("output")
-    flags = ["--config", str(config), "--preset", "small", "--output_dir", str(folder), "--bootstrap", "5"]
-    return folder / "small", run_ablations.main(flags), flags
+    options = {"experiment": str(config), "output_dir": str(folder)}
+    return folder / "small", run_experiment(**options), options
 
 
 def test_rows_are_trained_once_and_tabulated(output):
-    folder, summary, _ = output
-    assert sorted(path.name for path in (folder / "runs").iterdir()) == NAMES
-    reference = json.loads((folder / "runs/cogaze-reference/seed-0/metrics.json").read_text())
-    rows = {key: table["rows"] for key, table in summary["tables"].items()}
-    assert rows["context"][0]["scores"] == rows["rho"][0]["scores"]
-    assert rows["rho"][0]["scores"]["gaze_pointing_game"]["value"] == reference["gaze_pointing_game"]
+    folder, tables, _ = output
+    assert sorted(path.parent.relative_to(folder) for path in folder.rglob("seed-0")) == sorted(
+        path.relative_to(folder) for path in map(folder.joinpath, FOLDERS)
+    )
+    files = {name: json.loads((folder / name / "seed-0/metrics.json").read_text()) for name in FOLDERS}
+    rows = {key: table["rows"] for key, table in tables.items()}
+    computed = {name: score for name, score in files["context/with"]["scores"].items() if "value" in score}
+    assert rows["context"][0]["scores"] == rows["rho"][0]["scores"] == computed
     # A model that has never read a context is not asked with one, and EGMA knows none.
-    files = {name: json.loads((folder / f"runs/{name}/seed-0/metrics.json").read_text()) for name in NAMES}
-    assert [name for name in NAMES if "retrieval_image_to_report_p@1_context" in files[name]] == [NAMES[0], NAMES[2]]
+    assert ["retrieval_image_to_report_p@1_context" in files[name]["scores"] for name in FOLDERS] == [
+        True,
+        False,
+        True,
+        False,
+    ]
     # Too few studies for an AUROC: no number.
     assert "zero_shot_macro_auroc" not in rows["context"][0]["scores"]
     assert not list(folder.rglob("checkpoint-*"))
@@ -97,122 +112,133 @@ def test_rows_are_trained_once_and_tabulated(output):
 def test_changed_overrides_keep_the_others(output):
     folder, *_ = output
     changed, reference = (
-        json.loads((folder / f"runs/cogaze-{name}/seed-0/config.json").read_text())
-        for name in ("gaze_top_fraction=1.0", "reference")
+        json.loads((folder / name / "seed-0/config.json").read_text()) for name in ("rho/1-0", "context/with")
     )
     assert changed["gaze_top_fraction"] == 1.0 and reference["gaze_top_fraction"] == 0.25
     assert {name for name in changed if changed[name] != reference[name]} == {"gaze_top_fraction"}
 
 
 def test_what_is_finished_is_not_run_again(output, monkeypatch):
-    _, summary, flags = output
-    monkeypatch.setattr(runs, "pretrain", None)
-    assert run_ablations.main(flags) == summary
+    _, tables, options = output
+    monkeypatch.setattr(stages, "pretrain", None)
+    assert run_experiment(**options) == tables
     with pytest.raises(ValueError, match="made with learning_rate"):
-        run_ablations.main([*flags, "--learning_rate", "0.01"])
+        run_experiment(**options, further=["--learning_rate", "0.01"])
     with pytest.raises(ValueError, match="made with bootstrap = 5, now it is 6"):
-        run_ablations.main([*flags, "--bootstrap", "6"])
+        run_experiment(**options, bootstrap=6)
 
 
 def test_what_was_cut_off_goes_on(output, tmp_path, monkeypatch):
-    folder, _, flags = output
-    shutil.copytree(folder / "runs", tmp_path / "small" / "runs")
-    run = tmp_path / "small/runs/cogaze-reference/seed-0"
-    flags = [*flags[:4], "--output_dir", str(tmp_path), "--bootstrap", "5", "--tables", "context"]
+    folder, _, options = output
+    shutil.copytree(folder, tmp_path / "small")
+    run = tmp_path / "small/context/with/seed-0"
+    options = options | {"output_dir": str(tmp_path), "only": ["context"]}
     given = []
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "pretrain", lambda argv: given.append(argv))
+        patch.setattr(stages, "pretrain", lambda argv: given.append(argv))
         # Trained, not scored.
         (run / "metrics.json").unlink()
-        run_ablations.main(flags)
+        run_experiment(**options)
         assert not given and (run / "metrics.json").is_file()
         # Within its training.
         (run / "metrics.json").unlink()
         (run / "training.json").rename(run / "later.json")
         (run / "checkpoint-2").mkdir()
         patch.setattr(
-            runs, "pretrain", lambda argv: given.append(argv) or (run / "later.json").rename(run / "training.json")
+            stages, "pretrain", lambda argv: given.append(argv) or (run / "later.json").rename(run / "training.json")
         )
-        run_ablations.main(flags)
+        run_experiment(**options)
     assert given[0][-2:] == ["--resume_from_checkpoint", "True"]
 
 
-def test_a_head_is_trained_on_each_frozen_encoder(output, config):
-    folder, summary, flags = output
-    flags = [*flags, "--tables", "context", "--downstream", "classification", "segmentation", "reports"]
-    table = run_ablations.main(flags)["tables"]["context"]
+def test_a_head_is_trained_on_each_frozen_encoder(output):
+    folder, _, options = output
+    heads = ["classification", "segmentation", "reports"]
+    table = run_experiment(**options, only=["context"], downstream=heads)["context"]
+    asked = {"classification": "macro_auroc", "segmentation": "dice_lesion", "reports": "Phantom labels micro F1"}
     for row, no_context in zip(table["rows"], (False, True), strict=True):
-        own = folder / "runs" / row["run"] / "seed-0"
-        for head, key in (("classification", "macro_auroc"), ("segmentation", "dice_lesion")):
-            found = json.loads((own / head / "metrics.json").read_text())
-            column = run_ablations.DOWNSTREAM[head]
-            if value := found["scores"][key].get("value"):
-                assert row["scores"][column]["value"] == value
-            settings = found["seeds"][0]["settings"]
-            assert settings["linear_probe"] and settings["no_context"] is no_context
-        found = json.loads((own / "reports/metrics.json").read_text())
-        assert row["scores"]["reports_label_micro_f1"]["value"] == found["label_micro_f1"]
-        assert yaml.safe_load((own / "reports.yaml").read_text())["no_context"] is no_context
-    assert table["chance"]["reports_label_micro_f1"] >= 0 and "segmentation_dice_lesion" not in table["counts"]
+        own = folder / "context" / row["name"] / "seed-0"
+        for head, name in asked.items():
+            found = from_json(json.loads((own / head / "metrics.json").read_text())["scores"])[name]
+            assert found.value is None or row["scores"][head]["value"] == found.value
+            settings = json.loads(next((own / head).rglob("settings.json")).read_text())
+            assert settings["no_context"] is no_context and settings.get("linear_probe", True)
+            assert json.loads(settings["train_data"])["size"] == 12
+    assert table["level"]["reports"] >= 0 and "segmentation" not in table["counts"]
 
 
 def test_unknown_names_are_refused(config, tmp_path):
-    flags = ["--config", str(config), "--output_dir", str(tmp_path)]
+    options = {"experiment": str(config), "output_dir": str(tmp_path)}
     with pytest.raises(ValueError, match="preset: 'week'"):
-        run_ablations.main([*flags, "--preset", "week"])
-    with pytest.raises(ValueError, match="tables: 'loss'"):
-        run_ablations.main([*flags, "--preset", "small", "--tables", "loss"])
-    with pytest.raises(ValueError, match="config: no file"):
-        run_ablations.main(["--config", str(tmp_path / "none.yaml")])
+        run_experiment(**options, preset="week")
+    with pytest.raises(ValueError, match="only: 'loss' is no table or row"):
+        run_experiment(**options, only=["loss"])
+    with pytest.raises(ValueError, match="downstream: the file has no 'nose'"):
+        run_experiment(**options, downstream=["nose"])
+    with pytest.raises(ValueError, match="experiment: no file .* shipped are ablations"):
+        run_experiment("none")
     with pytest.raises(ValueError, match="seed: .* give --seeds"):
-        run_ablations.main([*flags, "--preset", "small", "--seed", "3"])
-    twice = yaml.safe_load(config.read_text())
-    twice["tables"]["context"]["rows"][1]["changes"] = {}
-    (tmp_path / "twice.yaml").write_text(yaml.safe_dump(twice))
-    with pytest.raises(ValueError, match="'context' needs one row"):
-        read_ablations(tmp_path / "twice.yaml")
+        run_experiment(**options, further=["--seed", "3"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda config: config.pop("tables"), "lacks 'tables'"),
-        (lambda config: config.pop("bases"), "lacks 'bases'"),
         (lambda config: config["tables"]["rho"].pop("title"), "table 'rho' lacks 'title'"),
-        (lambda config: config["tables"]["rho"]["rows"][1].update(preset="smal"), "row '1.0' .* preset 'smal'"),
-        (lambda config: config["bases"]["egma"].update(config="none.yaml"), "base 'egma' names none.yaml"),
-        (lambda config: config["bases"].update(egma={}), "base 'egma' lacks 'config'"),
+        (lambda config: config["tables"]["rho"]["rows"]["1.0"].update(preset="smal"), "row 1.0 .* preset 'smal'"),
+        (lambda config: config["tables"]["egma"].update(config="none.yaml"), "'egma' names none.yaml"),
+        (lambda config: config["tables"]["egma"].pop("config"), "'egma' lacks 'config'"),
+        (lambda config: config["tables"]["egma"].update(reference="neither"), "reference 'neither' of table 'egma'"),
+        (lambda config: config["tables"]["egma"].update(chagnes={}), "has the key 'chagnes'"),
+        (lambda config: config["tables"]["egma"].update(start_from="all"), "'all', which is no row above it"),
+        (lambda config: config.update(stage="pretraining"), "stage: 'pretraining' is none of"),
     ],
 )
-def test_what_a_config_lacks_is_named(config, tmp_path, change, message):
+def test_what_a_file_lacks_is_named(config, tmp_path, change, message):
     changed = yaml.safe_load(config.read_text())
     # Beside it are none of the files that it names: the shipped ones are found all the same.
-    changed["bases"]["cogaze"]["config"] = "pretrain/demo.yaml"
+    for table in changed["tables"].values():
+        table["config"] = "pretrain/demo.yaml"
+    for name, head in changed["downstream"].items():
+        head["config"] = "report/demo.yaml" if name == "reports" else f"{name}/phantom.yaml"
     change(changed)
     (tmp_path / "copy.yaml").write_text(yaml.safe_dump(changed))
     with pytest.raises(ValueError, match=message):
-        flags = ["--preset", "small", "--output_dir", str(tmp_path / "out")]
-        run_ablations.main(["--config", str(tmp_path / "copy.yaml"), *flags])
+        run_experiment(str(tmp_path / "copy.yaml"), output_dir=str(tmp_path / "out"))
 
 
-def test_the_shipped_rows_make_models():
-    """Every row of the shipped file is a set of flags that training/pretrain.py and the models know."""
-    config = read_ablations(CONFIG)
-    names = {}
-    for preset in config["presets"]:
-        for table in rows_of(config, preset, None).values():
-            for row in table["rows"]:
-                run = plan_run(config, CONFIG, config["presets"][preset], table["base"], row["changes"])
+@pytest.mark.parametrize("name", [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))])
+def test_the_shipped_rows_are_flags_that_their_commands_know(name, tmp_path):
+    """And those of pretraining make models."""
+    for preset in yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text()).get("presets") or [None]:
+        runs = [run for row in read_experiment(name, preset, [str(tmp_path)]).rows for run in row.runs]
+        assert {run.stage for run in runs} <= stages.STAGES.keys()
+        for run in runs:
+            if run.stage in TRAININGS:
+                kinds, defaults = COMMANDS[run.stage]
+                flags = [*run.flags, "--output_dir", str(tmp_path / "out"), "--report_to", "none"]
+                parse_arguments((*kinds, TrainingArguments), flags, defaults=defaults)
+            if run.stage == "pretrain":
                 known = PretrainArguments.__dataclass_fields__
-                assert row["changes"].keys() <= known.keys()
                 arguments = PretrainArguments(**{n: v for n, v in run.settings.items() if n in known})
                 config_class, *_ = FAMILIES[arguments.model_family]
                 fields = dict(arguments.model_overrides or {})
                 if arguments.model_family == "egma" and arguments.egma_losses:
                     fields["losses"] = arguments.egma_losses
                 config_class.named("tiny", **fields)
-                names.setdefault(preset, set()).add(run.name)
-    assert len(names["hour"]) == 17 and names["hour"] < names["full"]
+
+
+def test_rows_that_change_the_same_share_a_run():
+    hour = read_experiment("ablations", "hour")
+    assert len({run.folder for row in hour.rows for run in row.runs}) == 17
+    references = {table.reference_row.runs[0].folder for table in hour.tables}
+    assert len(references) == 2, "one of each family"
+
+
+def test_fine_tunings_seeds_follow_one_another(tmp_path):
+    with pytest.raises(ValueError, match="seeds: row .* follow one another"):
+        read_experiment("real", checkpoints=[str(tmp_path)], seeds=[0, 2])
 
 
 def test_merging_keeps_what_is_not_named():
@@ -221,29 +247,33 @@ def test_merging_keeps_what_is_not_named():
     assert base == {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
 
 
-def made_up(auroc: float, precision: float, width: float = 0.02) -> dict:
-    values = {"zero_shot_macro_auroc": auroc, "retrieval_image_to_report_p@1": precision, "gaze_pointing_game": 0.8}
-    intervals = {f"{name}_interval": [value - width, value + width] for name, value in values.items()}
-    facts = {"training_minutes": 3.0, "test_images": 9, "test_patients": 5, "label_supervised": True}
-    facts |= {"gaze_pointing_game_mean_map": 0.5, "gaze_pointing_game_sentence_type_map": 0.7}
-    return values | intervals | facts | {"retrieval_image_to_report_p@1_chance": 0.2}
-
-
-TABLES = {
-    "loss": {
-        "title": "Loss",
-        "base": "cogaze",
-        "rows": [
-            {"label": "all", "changes": {}, "run": "all", "published": {"P@1": 0.755}},
-            {"label": "less", "changes": {"x": 1}, "run": "less"},
-            {"label": "same", "changes": {"x": 2}, "run": "same"},
-        ],
-    }
+COLUMNS = {
+    "zero_shot_macro_auroc": "zero-shot macro AUROC",
+    "retrieval_image_to_report_p@1": "P@1, balanced gallery",
+    "gaze_pointing_game": "gaze pointing game",
 }
 
 
-def summary_of(results: dict, seeds: int) -> dict:
-    return {"seeds": list(range(seeds)), "margin": 0.05, "tables": summarise(TABLES, results, 0.05)}
+def made_up(auroc: float, precision: float, width: float = 0.02) -> dict:
+    scores = [
+        Score("zero_shot_macro_auroc", auroc, chance=0.5),
+        Score("retrieval_image_to_report_p@1", precision, chance=0.2),
+        Score("gaze_pointing_game", 0.8, chance=0.25, baselines={"mean map": 0.5, "by type of sentence": 0.7}),
+    ]
+    for score in scores:
+        score.interval = (score.value - width, score.value + width)
+    kept = to_json(score for score in scores if np.isfinite(score.value))
+    return {"scores": kept, "training_minutes": 3.0, "label_supervised": True, "measured_on": "9 images."}
+
+
+def summary_of(tmp_path, results: dict[str, list[dict]]) -> tuple[dict, Experiment]:
+    rows, metrics = [], {}
+    for name, each in results.items():
+        runs = [Run("pretrain", tmp_path / f"{name}-{seed}") for seed in range(len(each))]
+        metrics |= {run.folder: found for run, found in zip(runs, each, strict=True)}
+        rows.append(Row(name, runs, {"P@1": 0.755} if name == "all" else {}))
+    experiment = Experiment(tmp_path, [Table("loss", "Loss", rows, "all")], COLUMNS, {}, {}, margin=0.05)
+    return summarise(experiment, lambda run: metrics[run.folder]), experiment
 
 
 def test_rows_outside_the_references_interval_are_named(tmp_path):
@@ -252,21 +282,17 @@ def test_rows_outside_the_references_interval_are_named(tmp_path):
         "less": [made_up(0.60, 0.5), made_up(0.62, 0.5)],
         "same": [made_up(0.71, 0.41), made_up(0.71, 0.41)],
     }
-    summary = summary_of(results, 2)
-    table = summary["tables"]["loss"]
-    first = table["rows"][0]["scores"]["zero_shot_macro_auroc"]
-    assert first["value"] == pytest.approx(0.71) and first["std"] == pytest.approx(np.std([0.70, 0.72], ddof=1))
-    assert first["interval"] == pytest.approx([0.69, 0.73])
-    assert all(table["counts"].values()) and table["chance"] == {
-        "zero_shot_macro_auroc": 0.5,
-        "retrieval_image_to_report_p@1": 0.2,
-        "gaze_pointing_game": 0.7,
-    }
-    text = markdown(summary)
+    tables, experiment = summary_of(tmp_path, results)
+    table = tables["loss"]
+    first = from_json(table["rows"][0]["scores"])["zero_shot_macro_auroc"]
+    assert first.value == pytest.approx(0.71) and first.std == pytest.approx(np.std([0.70, 0.72], ddof=1))
+    assert first.interval == pytest.approx([0.69, 0.73])
+    assert all(table["counts"].values()) and list(table["level"].values()) == [0.5, 0.2, 0.7]
+    text = markdown(tables, experiment)
     assert "Below the reference's interval: less (zero-shot macro AUROC)." in text
     assert "Above the reference's interval: less (P@1, balanced gallery)." in text
     assert "0.710 [0.690, 0.730] ± 0.014" in text and "P@1 0.755" in text and "2 seeds" in text
-    ablations_figure(summary, tmp_path / "figure.png")
+    panels_figure(tables, COLUMNS, tmp_path / "figure.png")
     assert Image.open(tmp_path / "figure.png").size[0] > 400
 
 
@@ -279,15 +305,24 @@ def test_rows_outside_the_references_interval_are_named(tmp_path):
         (np.nan, 0.3, (None, True)),
     ],
 )
-def test_a_column_counts_by_its_reference_alone(auroc, precision, counts):
+def test_a_column_counts_by_its_reference_alone(tmp_path, auroc, precision, counts):
     """And not by another column."""
     results = {"all": [made_up(auroc, precision)], "less": [made_up(0.9, 0.9)], "same": [made_up(0.9, 0.9)]}
-    summary = summary_of(results, 1)
-    names = {"zero_shot_macro_auroc": "zero-shot macro AUROC", "retrieval_image_to_report_p@1": "P@1, balanced gallery"}
-    table, text = summary["tables"]["loss"], markdown(summary)
-    assert tuple(table["counts"].get(name) for name in names) == counts
+    tables, experiment = summary_of(tmp_path, results)
+    table, text = tables["loss"], markdown(tables, experiment)
+    assert tuple(table["counts"].get(name) for name in list(COLUMNS)[:2]) == counts
     # The gaze's interval begins at 0.78, its baseline's level is 0.7.
     said = [{True: "yes", False: "**does not count**", None: ""}[each] for each in (*counts, True)]
-    assert "| the reference begins 0.05 above it | " + " | ".join(said) + " |  |  |" in text
+    assert f"above it | {' | '.join(said)} |" in text
     above = [line for line in text.splitlines() if line.startswith("Above the reference's interval")]
-    assert [bool(above) and title in above[0] for title in names.values()] == [bool(each) for each in counts]
+    named = [bool(above) and title in above[0] for title in list(COLUMNS.values())[:2]]
+    assert named == [bool(each) for each in counts]
+    assert "one seed" in text
+
+
+def test_without_a_column_that_counts_no_difference_is_claimed(tmp_path):
+    results = {"all": [made_up(0.5, 0.2)], "less": [made_up(0.9, 0.9)]}
+    for each in (*results["all"], *results["less"]):
+        del each["scores"]["gaze_pointing_game"]
+    tables, experiment = summary_of(tmp_path, results)
+    assert "No column counts." in markdown(tables, experiment)

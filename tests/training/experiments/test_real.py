@@ -3,11 +3,15 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from processing.datasets.sources.nih import MINI_COLUMNS, load_nih
-from training.experiments import real
+from training.experiments.baselines import demographics_scores
+from training.experiments.plan import EXPERIMENTS
+from training.experiments.running import run_experiment
+from training.metrics.scores import from_json
 from training.runs.files import slug
 
 SIZES = {"train": 60, "val": 44}
@@ -35,61 +39,83 @@ def radiographs(tmp_path_factory):
     return root
 
 
+PRETRAINED, SCRATCH, TIMM = "pretrained on rendered radiographs", "random weights", "timm, random weights"
+BASELINE = "view, age and sex alone"
+
+
 @pytest.fixture(scope="module")
-def output(radiographs, tiny_checkpoint, tmp_path_factory):
+def table(tmp_path_factory):
+    """The shipped table with a smaller timm network."""
+    values = yaml.safe_load((EXPERIMENTS / "real.yaml").read_text())
+    values["tables"]["pneumonia"]["rows"][TIMM]["changes"]["timm_model"] = "test_resnet"
+    file = tmp_path_factory.mktemp("table") / "real.yaml"
+    file.write_text(json.dumps(values))
+    return file
+
+
+@pytest.fixture(scope="module")
+def output(table, radiographs, tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("output")
-    flags = ["--root", str(radiographs), "--checkpoint", tiny_checkpoint, "--output_dir", str(folder), "--seeds", "1"]
-    flags += ["--timm_model", "test_resnet", "--num_train_epochs", "1", "--bootstrap", "20", "--report_to", "none"]
-    flags += ["--disable_tqdm", "True", "--use_cpu", "True"]
-    return folder, real.main(flags), flags
+    further = ["--num_train_epochs", "1", "--report_to", "none", "--disable_tqdm", "True", "--use_cpu", "True"]
+    options = {"experiment": str(table), "checkpoint": [tiny_checkpoint], "output_dir": str(folder), "seeds": [0]}
+    options |= {"bootstrap": 20, "further": further}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COGAZE_REAL_DATA", str(radiographs.parent))
+        yield folder, run_experiment(**options), options
 
 
-def test_models_stand_beside_the_baseline_on_the_same_images(output, radiographs):
-    folder, results, _ = output
-    pneumonia = results["pneumonia"]
-    assert pneumonia == json.loads((folder / "pneumonia.json").read_text())
-    assert set(pneumonia["models"]) == {*real.MODELS, real.BASELINE}
-    for model in real.MODELS:
+def scores_of(table: dict, kind: str = "scores") -> dict:
+    return {row["name"]: from_json(row[kind]) for row in table["rows"]}
+
+
+def test_models_stand_beside_the_baseline_on_the_same_images(output):
+    folder, tables, _ = output
+    assert json.loads((folder / "metrics.json").read_text())["tables"] == json.loads(json.dumps(tables))
+    scores, above = scores_of(tables["pneumonia"]), scores_of(tables["pneumonia"], "above_reference")
+    assert list(scores) == [PRETRAINED, SCRATCH, TIMM, BASELINE]
+    for model in (PRETRAINED, SCRATCH, TIMM):
         summary = json.loads((folder / "pneumonia" / slug(model) / "metrics.json").read_text())
-        assert pneumonia["models"][model]["scores"]["macro_auroc"]["value"] == pytest.approx(
-            summary["scores"]["macro_auroc"]["value"]
-        )
-        assert pneumonia["models"][model]["seeds"] == 1
+        assert scores[model]["macro_auroc"].value == pytest.approx(summary["scores"]["macro_auroc"]["value"])
+        assert scores[model]["macro_auroc"].interval == pytest.approx(summary["scores"]["macro_auroc"]["interval"])
         # Epochs are chosen on train's patients, and val is the test.
         assert summary["images"]["train"] + summary["images"]["validation"] == SIZES["train"]
         assert summary["images"]["test"] == SIZES["val"] and summary["test_positives"] == {"Pneumonia": 22}
-    of = {model: pneumonia["models"][model]["scores"]["macro_auroc"]["value"] for model in real.MODELS}
-    above = pneumonia["above_scratch"][real.PRETRAINED]["macro_auroc"]
-    assert above["value"] == pytest.approx(of[real.PRETRAINED] - of[real.SCRATCH])
-    assert above["interval"][0] <= above["interval"][1]
+    for model in (PRETRAINED, BASELINE):
+        difference = above[model]["macro_auroc"]
+        expected = scores[model]["macro_auroc"].value - scores[SCRATCH]["macro_auroc"].value
+        assert difference.value == pytest.approx(expected) and difference.interval[0] <= difference.interval[1]
+    assert not above[SCRATCH]
 
 
 def test_classes_without_training_or_with_few_test_images_are_left_out_by_name(output):
-    folder, results, _ = output
-    labels = results["14 labels"]
-    assert labels["labels"] == ["Pneumonia"] and "Hernia" in labels["left_out"]["train"]
+    folder, tables, _ = output
+    labels = tables["14 labels"]
+    scored = {name for name in scores_of(labels)[BASELINE] if name.startswith("auroc/")}
+    assert scored == {"auroc/Pneumonia"} and "Hernia" in labels["left_out"]["train"]
     table = (folder / "table.md").read_text()
-    assert "Hernia (0 positives" in table and "Pneumonia 22 positives" in table and "Not for clinical use" in table
+    assert "Hernia (0 positives" in table and "Pneumonia 22" in table and "Not for clinical use" in table
+    assert "above random weights" in table and " M |" in table
+
+
+def test_what_is_finished_is_not_run_again(output, monkeypatch):
+    _, tables, options = output
+    monkeypatch.setattr("training.downstream.finetuning._run_once", None)
+    again = run_experiment(**options, only=[SCRATCH])
+    (row,) = again["pneumonia"]["rows"]
+    assert row["scores"] == tables["pneumonia"]["rows"][1]["scores"]
+
+
+def test_a_missing_checkpoint_is_named(table, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint: there is no folder"):
+        run_experiment(str(table), checkpoint=[str(tmp_path / "none")])
+    with pytest.raises(ValueError, match="starts from one; give --checkpoint"):
+        run_experiment(str(table))
 
 
 def test_the_baseline_reads_age_and_nothing_of_the_picture(radiographs):
     train, test = (load_nih(radiographs, table=f"{split}.csv", columns=MINI_COLUMNS) for split in ("train", "val"))
     targets = np.array([[index % 2 == 0] for index in range(60)])
-    scores = real.baseline_scores(train, targets, test)
+    scores = demographics_scores(train, targets, test)
     age = np.array(test["patient_age"])
     truth = np.arange(44) % 2 == 0
     assert roc_auc_score(truth, scores[:, 0]) == pytest.approx(roc_auc_score(truth, age), abs=0.05)
-
-
-def test_what_is_finished_is_not_run_again(output, monkeypatch):
-    folder, results, flags = output
-    monkeypatch.setattr("training.downstream.finetuning._run_once", None)
-    again = real.main([*flags, "--models", real.SCRATCH])
-    assert again["pneumonia"]["models"][real.SCRATCH] == results["pneumonia"]["models"][real.SCRATCH]
-
-
-def test_missing_folders_are_named(tmp_path, tiny_checkpoint):
-    with pytest.raises(ValueError, match="root: there is no"):
-        real.main(["--root", str(tmp_path / "none"), "--checkpoint", tiny_checkpoint])
-    with pytest.raises(ValueError, match="checkpoint: there is no folder"):
-        real.main(["--root", str(tmp_path), "--checkpoint", str(tmp_path / "none")])

@@ -3,13 +3,18 @@
 import json
 
 import pytest
+import yaml
 
 from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining
 from processing import CoGazeProcessor
 from processing.tokenization import build_tokenizer
 from tests import small
 from tests.training.training_runs import flags
-from training.experiments import report_recipe as run_report_recipe
+from training.experiments.plan import EXPERIMENTS
+from training.experiments.running import run_experiment
+from training.metrics.scores import from_json
+
+LABEL_F1 = "Phantom labels micro F1"
 
 
 @pytest.fixture(scope="module")
@@ -22,31 +27,33 @@ def checkpoint(small_phantom, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def arguments(checkpoint, tiny_run, tmp_path):
-    data = {"train_data": tiny_run["train_data"], "test_data": tiny_run["train_data"]}
-    own = {name: tiny_run[name] for name in ("validation_data", "report_to", "disable_tqdm", "use_cpu")}
-    own |= {"checkpoint": checkpoint, "output_dir": tmp_path, "num_train_epochs": 1, "epoch_studies": 2}
-    return flags(data | own, num_beams=1, max_new_tokens=30, encode_once=1)
-
-
-def test_variants_are_trained_once_and_stand_beside_the_most_frequent_report(arguments, tmp_path, capsys):
-    variants = ["--variants", "free text", "structured"]
-    results = run_report_recipe.main([*arguments, *variants])
-    assert results["free text"]["studies"] == 12
-    assert 0 <= results["free text"]["most_frequent_report_label_micro_f1"] <= 1
-    assert results["structured"]["constrained_structure_validity"] == 1.0
+def test_variants_are_trained_once_and_stand_beside_the_most_frequent_report(checkpoint, tiny_run, tmp_path, capsys):
+    values = yaml.safe_load((EXPERIMENTS / "report_recipe.yaml").read_text())
+    values["scoring"]["test_data"] = json.loads(tiny_run["train_data"])
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values))
+    own = {name: tiny_run[name] for name in ("train_data", "validation_data", "report_to", "disable_tqdm", "use_cpu")}
+    own |= {"num_train_epochs": 1, "epoch_studies": 2}
+    options = {
+        "experiment": str(tmp_path / "recipe.yaml"),
+        "checkpoint": [str(checkpoint)],
+        "output_dir": str(tmp_path),
+        "further": flags(own, num_beams=1, max_new_tokens=30, encode_once=1),
+    }
+    # The constrained reports are those of a generator that itself starts from another: both are trained for them.
+    only = ["most frequent report", "structured, constrained"]
+    tables = run_experiment(**options, only=only)
+    usual, constrained = (from_json(row["scores"]) for row in tables["reports"]["rows"])
+    assert constrained["Structure validity"].value == 1.0
+    assert 0 <= usual[LABEL_F1].value <= 1 and usual[LABEL_F1].interval is not None
+    assert constrained[LABEL_F1].baselines["most frequent report"] == pytest.approx(usual[LABEL_F1].value)
     table = (tmp_path / "table.md").read_text()
-    assert table in capsys.readouterr().out
-    names = [line.split("|")[1].strip() for line in table.splitlines()[2:6]]
-    assert names == ["free text", "most frequent report", "structured", "structured, constrained"]
+    assert table in capsys.readouterr().out and "No Finding is left out" in table
 
     marked = tmp_path / "free-text" / "metrics.json"
-    marked.write_text(json.dumps(results["free text"] | {"bleu_4": 0.125}))
-    again = run_report_recipe.main([*arguments, "--variants", "free text"])
-    assert again["free text"]["bleu_4"] == 0.125, "a finished variant was run again"
-
-
-def test_structured_reports_ask_for_the_free_text_generator(arguments):
-    with pytest.raises(ValueError, match="train 'free text' first"):
-        run_report_recipe.main([*arguments, "--variants", "structured"])
+    metrics = json.loads(marked.read_text())
+    assert metrics["studies"] == 12
+    metrics["scores"]["BLEU-4"]["value"] = 0.125
+    marked.write_text(json.dumps(metrics))
+    (row,) = run_experiment(**options, only=["free text"])["reports"]["rows"]
+    assert row["scores"]["BLEU-4"]["value"] == 0.125, "a finished variant was run again"
+    assert row["training_minutes"] > 0

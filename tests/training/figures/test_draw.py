@@ -16,7 +16,7 @@ from training import draw
 from training.downstream.classifiers import open_classifier
 from training.downstream.finetuning import label_fields
 from training.evaluation.scorers import load_scorer
-from training.figures import pictures
+from training.figures import features
 from training.figures.saliency import activation_maps, latent_attention, pooling_attention
 
 TRANSFORMER = {"image_size": 64, "patch_size": 16, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -156,7 +156,7 @@ def test_features_are_drawn_with_and_without_context(tiny_checkpoint, phantom, t
     """A class that its images alone have: purity counts neighbours of other patients."""
     scorer = load_scorer(tiny_checkpoint)
     purity = draw.draw_features(scorer, _alternating(phantom), tmp_path / "features.png", ["a", "b"])
-    assert list(purity) == list(pictures.PANELS.values()) and min(size_of(tmp_path / "features.png")) > 300
+    assert list(purity) == list(features.PANELS.values()) and min(size_of(tmp_path / "features.png")) > 300
     for scores in purity.values():
         assert 0 <= scores["p@10"] <= 1 and scores["gallery"] == len(phantom)
     embeds = np.eye(2)[np.arange(len(phantom)) % 2]
