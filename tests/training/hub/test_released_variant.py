@@ -320,6 +320,7 @@ for offline in (False, True):
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_comes_from_the_hub_by_name(tmp_path):
     names = ["org/one", "org/two:b/last.pt", "org/two", "org/none", "org/one:other.pt"]
 
