@@ -152,7 +152,7 @@ def read_experiment(
         raise ValueError(f"experiment: no file {path}; shipped are {shipped}.")
     real_data = os.environ.get("COGAZE_REAL_DATA", str(REAL_DATA))
     values = yaml.safe_load(Template(path.read_text(encoding="utf-8")).safe_substitute(COGAZE_REAL_DATA=real_data))
-    _check(values, FILE, ("output_dir", "columns", "tables"), str(path))
+    _check(values, ("output_dir", "columns", "tables"), str(path), FILE)
     presets = values.get("presets") or {}
     preset = preset or next(iter(presets), None)
     if preset is not None:
@@ -165,7 +165,7 @@ def read_experiment(
     tables = [planner.table(key, table) for key, table in values["tables"].items() if planner.in_preset(key, table)]
     heads = values.get("downstream") or {}
     for name, head in heads.items():
-        _check(head, ROW, ("stage", "config"), f"downstream {name!r}")
+        _check(head, ("stage", "config"), f"downstream {name!r}", ROW)
         heads[name] = head | {"config": find_config(path, head["config"], f"downstream {name!r}")}
     pictures, margin = values.get("pictures") or {}, values.get("margin")
     return Experiment(output, tables, values["columns"], heads, pictures, margin, values.get("note"))
@@ -189,11 +189,11 @@ class _Planner:
         return own == self.preset
 
     def table(self, key: str, values: dict) -> Table:
-        _check(values, TABLE, ("title", "rows"), f"table {key!r}")
+        _check(values, ("title", "rows"), f"table {key!r}", TABLE)
         rows = []
         for name, row in values["rows"].items():
             row = row or {}
-            _check(row, OWN, (), f"row {name!r} of table {key!r}")
+            _check(row, (), f"row {name!r} of table {key!r}", OWN)
             if self.in_preset(f"row {name} of table {key}", row):
                 rows += self.row(key, name, row, values)
         reference = values.get("reference", rows[0].name if rows else None)
@@ -207,7 +207,7 @@ class _Planner:
             own = merged(own, {k: v for k, v in level.items() if k in ROW})
         own |= self.given
         where = f"row {name!r} of table {key!r}"
-        _require(own, ("stage",), where)
+        _check(own, ("stage",), where)
         published = row.get("published") or {}
         if not (row.get("for_each_checkpoint") and len(self.checkpoints) > 1):
             return [Row(name, self.plan(key, name, own, self._start(own, key, where)), published)]
@@ -233,7 +233,7 @@ class _Planner:
         where = f"row {name!r} of table {key!r}"
         config = None
         if own["stage"] in TRAININGS:
-            _require(own, ("config",), where)
+            _check(own, ("config",), where)
             config = find_config(self.path, own["config"], where)
         scoring = dict(own.get("scoring") or {})
         seeds, changes = own.get("seeds"), dict(own.get("changes") or {})
@@ -336,15 +336,13 @@ def _words(value) -> list[str]:
     return [json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def _check(values, known: set[str], needed: Sequence[str], where: str) -> None:
+def _check(values, needed: Sequence[str], where: str, known: set[str] | None = None) -> None:
     """Raises ValueError if `values` are no mapping, lack a key, or have one that is not known."""
-    _require(values, needed, where)
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise ValueError(f"experiment: {where} has the key {unknown[0]!r}; known are {', '.join(sorted(known))}.")
-
-
-def _require(values, keys: Sequence[str], where: str) -> None:
-    lacking = [key for key in keys if not isinstance(values, dict) or key not in values]
-    if lacking or not isinstance(values, dict):
-        raise ValueError(f"experiment: {where} lacks {lacking[0]!r}." if lacking else f"experiment: {where} is empty.")
+    if not isinstance(values, dict):
+        raise ValueError(f"experiment: {where} is no mapping.")
+    for key in needed:
+        if key not in values:
+            raise ValueError(f"experiment: {where} lacks {key!r}.")
+    for key in values:
+        if known and key not in known:
+            raise ValueError(f"experiment: {where} has the key {key!r}; known are {', '.join(sorted(known))}.")

@@ -6,13 +6,6 @@ from pathlib import Path
 from .files import write_json, write_text
 
 
-def with_interval(value: float, interval: Sequence[float | None] | None = None, sign: str = "") -> str:
-    """A number and, where there is one, its interval. sign: "+" shows it of positive ones too."""
-    if interval is None or interval[0] is None:
-        return f"{value:{sign}.3f}"
-    return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
-
-
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table without a line end; bars within cells are escaped."""
     lines = [header, ["---"] * len(header), *rows]
