@@ -9,20 +9,13 @@ images, and so AUROC, stays. Beside it `calibration.json` has calibration errors
 test images, and the thresholds of F1 that hold from now on; `calibration.png` is the reliability diagram.
 """
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-
-import numpy as np
-from scipy.special import expit, logit
-from transformers import AutoConfig
 
 from training.data.loading import load_data
 from training.downstream.classifiers import as_in_finetuning, drawn_validation, finetune_record, open_classifier
-from training.downstream.subsets import check_patients_apart, missing_classes
+from training.evaluation.calibration import calibrate, save_temperatures
 from training.figures.reliability import draw_calibration
-from training.metrics.calibration import calibration_scores, fit_temperatures
 from training.runs.command_line import parse_arguments
 from training.runs.files import write_json
 from training.runs.provenance import measured_on
@@ -60,47 +53,17 @@ def main(argv: list[str] | None = None) -> dict:
     chosen = {name: as_in_finetuning(folder, name, getattr(arguments, name)) for name in wanted}
     options = {"use_context": not chosen.pop("no_context"), "batch_size": arguments.batch_size}
     classifier = open_classifier(arguments.checkpoint, arguments.device, **options)
-    names = classifier.names
     data |= {name.removesuffix("_data"): load_data(spec, name) for name, spec in chosen.items()}
-    check_patients_apart({split: dataset["patient_id"] for split, dataset in data.items()})
-    targets = {split: classifier.targets(dataset) for split, dataset in data.items()}
-    for name, count in missing_classes(targets["validation"], names).items():
-        raise ValueError(f"validation_data: {name!r} has {count}; take more images.")
-
-    temperatures = fit_temperatures(classifier.logits(data["validation"]), targets["validation"], arguments.per_label)
-    logits, test = classifier.logits(data["test"]), data["test"]
-    result = {
-        "temperatures": dict(zip(names, temperatures.tolist(), strict=True)),
-        "before": calibration_scores(logits, targets["test"], names),
-        "after": calibration_scores(logits / temperatures, targets["test"], names),
-        "thresholds": _thresholds(folder, names, temperatures),
-        "measured_on": measured_on(test),
+    calibration = calibrate(classifier, data["validation"], data["test"], arguments.per_label)
+    result = calibration.scores() | {
+        "thresholds": calibration.thresholds(finetune_record(folder).get("thresholds")),
+        "measured_on": measured_on(data["test"]),
     }
-    save_temperatures(folder, temperatures)
-    draw_calibration(logits, targets["test"], names, temperatures, test, folder / "calibration.png")
+    save_temperatures(folder, calibration.temperatures)
+    draw_calibration(calibration, data["test"], folder / "calibration.png")
     write_json(folder / "calibration.json", result)
     print(summary(result))
     return result
-
-
-def save_temperatures(folder: Path, temperatures: np.ndarray) -> None:
-    """Put `logit_temperature` into the config in `folder`; each file changes as a whole or not at all."""
-    config = AutoConfig.from_pretrained(folder)
-    config.logit_temperature = temperatures.tolist()
-    with TemporaryDirectory(dir=folder, prefix=".config-") as written:
-        config.save_pretrained(written)
-        # The config last: code that does not know its field would leave it out without a word.
-        for path in sorted(Path(written).iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, folder / path.name)
-
-
-def _thresholds(folder: Path, names: list[str], temperatures: np.ndarray) -> dict[str, float] | None:
-    """Those that fine-tuning chose, on uncalibrated probabilities, as they are now; None where it chose none."""
-    thresholds = finetune_record(folder).get("thresholds")
-    if not thresholds:
-        return None
-    at = dict(zip(names, temperatures, strict=True))
-    return {name: float(expit(logit(chosen) / at[name])) for name, chosen in thresholds.items()}
 
 
 def summary(result: dict) -> str:

@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from training.data.loading import load_data
 from training.downstream.classifiers import Classifier, as_in_finetuning, open_classifier
+from training.evaluation.calibration import Calibration
 from training.evaluation.scorers import load_scorer
 from training.figures.features import NEIGHBOURS, draw_features
 from training.figures.maps import draw_gaze, draw_saliency
@@ -97,7 +98,7 @@ def _gaze(arguments: GazeArguments, path: Path) -> None:
 def _calibration(arguments: ClassifierArguments, path: Path) -> None:
     classifier, dataset = _classifier_and_data(arguments)
     logits, targets = classifier.logits(dataset), classifier.targets(dataset)
-    draw_calibration(logits, targets, classifier.names, classifier.temperatures, dataset, path)
+    draw_calibration(Calibration(classifier.names, classifier.temperatures, logits, targets), dataset, path)
 
 
 COMMANDS = {

@@ -15,10 +15,9 @@ from processing.datasets.records import facts_of, label_names, label_targets
 
 from ..data.feature_cache import weights_fingerprint
 from ..metrics.alignment import auroc_per_label, best_f1_threshold, f1_at, retrieval_hits, retrieval_scores
-from ..metrics.scores import Bootstrap, Score
+from ..metrics.scores import Bootstrap, Score, mean
 from ..runs.provenance import measured_on
 from .gaze import gaze_agreement
-from .prompts import PROMPTS, read_prompts
 from .scorers import Scorer
 
 TOO_FEW = "no label has ten positives and ten negatives"
@@ -84,7 +83,7 @@ def _aurocs(scores, targets, names: list[str], draws: Bootstrap, suffix: str) ->
     title = f"zero_shot_macro_auroc{suffix}"
 
     def macro(rows):
-        return {title: _mean(auroc_per_label(scores[rows], targets[rows], names).values())}
+        return {title: mean(auroc_per_label(scores[rows], targets[rows], names).values())}
 
     found = draws.scores(macro, chance=0.5)
     if found[title].value is None:
@@ -107,8 +106,8 @@ def _f1(scores, targets, names: list[str], draws: Bootstrap, chosen_on, known) -
 
     # All called positive: what F1 is without looking.
     shares = [targets[:, column].mean() for column in columns]
-    chance = _mean(2 * share / (1 + share) for share in shares) if shares else None
-    found = draws.scores(lambda rows: {"zero_shot_macro_f1": _mean(each(rows).values())}, chance=chance)
+    chance = mean(2 * share / (1 + share) for share in shares) if shares else None
+    found = draws.scores(lambda rows: {"zero_shot_macro_f1": mean(each(rows).values())}, chance=chance)
     if found["zero_shot_macro_f1"].value is None:
         found["zero_shot_macro_f1"].not_computed = TOO_FEW
     names_of = {f"zero_shot_f1/{name}": value for name, value in each(slice(None)).items()}
@@ -176,7 +175,7 @@ def by_group(scores: np.ndarray, targets: np.ndarray, names: list[str], dataset,
             title = f"zero_shot_macro_auroc/{attribute}/{group}"
 
             def macro(drawn, title=title, scores=scores[own], targets=targets[own], kept=kept):
-                return {title: _mean(auroc_per_label(scores[drawn], targets[drawn], kept).values())}
+                return {title: mean(auroc_per_label(scores[drawn], targets[drawn], kept).values())}
 
             on = f"{len(rows)} images, {len(kept)} findings"
             found |= Bootstrap(patients[rows], min(rounds, 100)).scores(macro, chance=0.5, on=on)
@@ -227,23 +226,3 @@ def ranked(
     for name in hits:
         scores[f"{prefix}{name}{suffix}"].chance = levels.get(f"{name}_chance")
     return scores
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return float(np.mean(values)) if values else float("nan")
-
-
-__all__ = [
-    "BLANK",
-    "PROMPTS",
-    "against_normal",
-    "by_group",
-    "facts",
-    "gaze_agreement",
-    "measure",
-    "ranked",
-    "read_prompts",
-    "retrieval",
-    "zero_shot",
-]

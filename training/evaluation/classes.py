@@ -13,8 +13,6 @@ from processing.datasets.records import label_names, label_targets
 
 from ..metrics.scores import Bootstrap, Score
 from .alignment import ranked
-from .prompts import CLASS_PROMPTS as PROMPTS
-from .prompts import combinatorial_prompts
 from .scorers import Scorer
 
 
@@ -91,6 +89,3 @@ def _query_retrieval(scorer: Scorer, dataset, queries: dict, rounds: int) -> dic
     return ranked(by_image, similarity, relevant, "image_to_text_", "", on, hit_rate_at=()) | ranked(
         by_query, similarity.T, relevant.T, "text_to_image_", "", each, hit_rate_at=()
     )
-
-
-__all__ = ["PROMPTS", "TooFewClasses", "combinatorial_prompts", "evaluate_classes", "exclusive_classes"]

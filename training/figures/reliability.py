@@ -6,29 +6,28 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
+from ..evaluation.calibration import Calibration
 from ..metrics.calibration import calibration_scores, reliability
 from .canvas import plt, save_figure, title_of
 
 
-def draw_calibration(
-    logits: np.ndarray, targets: np.ndarray, names: list[str], temperatures: np.ndarray, dataset, path: str | Path
-) -> None:
+def draw_calibration(calibration: Calibration, dataset, path: str | Path) -> None:
     """Reliability over all labels and each one's calibration error, before and after the temperatures.
 
     Args:
-        logits, targets: (N, C), the former before they are divided by `temperatures` (C,).
-        dataset: what they are of.
+        dataset: what it was measured on.
     """
-    variants = {"before": logits}
-    if not np.all(temperatures == 1):
-        variants["after temperature scaling"] = logits / temperatures
+    variants = {"before": calibration.logits}
+    if not np.all(calibration.temperatures == 1):
+        variants["after temperature scaling"] = calibration.logits / calibration.temperatures
     curves, errors = {}, {}
     for name, values in variants.items():
-        scores = calibration_scores(values, targets, names)
+        scores = calibration_scores(values, calibration.targets, calibration.names)
         name = f"{name}: ECE {scores['ece_pooled']:.3f}"
-        curves[name] = reliability(expit(values), targets)
+        curves[name] = reliability(expit(values), calibration.targets)
         errors[name] = scores["ece_per_label"]
-    reliability_figure(curves, errors, path, title_of(f"Calibration on {len(targets)} images.", dataset))
+    title = title_of(f"Calibration on {len(calibration.targets)} images.", dataset)
+    reliability_figure(curves, errors, path, title)
 
 
 def reliability_figure(curves: dict[str, tuple], errors: dict[str, dict[str, float]], path: str | Path, title: str):

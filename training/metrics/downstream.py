@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .alignment import auroc_per_label, best_f1_threshold, f1_at
+from .scores import mean
 
 
 def classification_scores(
@@ -33,8 +34,8 @@ def classification_scores(
         if name in thresholds
     }
     return {
-        "macro_auroc": _mean(auroc.values()),
-        "macro_f1": _mean(f1.values()),
+        "macro_auroc": mean(auroc.values()),
+        "macro_f1": mean(f1.values()),
         **{f"auroc/{name}": value for name, value in auroc.items()},
         **{f"f1/{name}": value for name, value in f1.items()},
     }
@@ -70,13 +71,8 @@ def dice_scores(overlap: np.ndarray, predicted: np.ndarray, mask: np.ndarray, na
         if (mask[:, column] > 0).any()
     }
     return {
-        "dice": _mean(everywhere.values()),
-        "dice_lesion": _mean(lesions.values()),
+        "dice": mean(everywhere.values()),
+        "dice_lesion": mean(lesions.values()),
         **{f"dice/{name}": value for name, value in everywhere.items()},
         **{f"dice_lesion/{name}": value for name, value in lesions.items()},
     }
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return float(np.mean(values)) if values else float("nan")

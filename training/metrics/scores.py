@@ -82,6 +82,12 @@ def from_json(scores: Mapping[str, Mapping]) -> dict[str, Score]:
     return found
 
 
+def mean(values: Iterable[float]) -> float:
+    """Nan of no values."""
+    values = list(values)
+    return float(np.mean(values)) if values else float("nan")
+
+
 @dataclass
 class CorpusStatistic:
     """A score that depends on the reports through sums alone, so that resampling never reruns the metric.

@@ -2,18 +2,15 @@
 
 import filecmp
 import fnmatch
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import httpx
 
 NO_FILES = (".*", "__pycache__", "*.part", "*.tmp")
@@ -52,7 +49,8 @@ def upload(
     """Bring a repository to what a folder holds, in one commit; in none if nothing differs.
 
     Large files are uploaded first and the commit comes last, so that a failure leaves the repository at its old commit,
-    and a repetition sends only what has not arrived yet. Names that begin with a dot stay behind.
+    and a repetition sends only what has not arrived yet. (`HfApi.upload_folder` commits large folders in several parts,
+    with nothing to list beforehand.) Names that begin with a dot stay behind.
 
     Args:
         folder: its files, at the same paths.
@@ -77,9 +75,13 @@ def upload(
         head = _head(api, repo, repo_type)
         if head is not None and private and not head.private:
             raise ValueError(f"private: {repo} exists and is public; make it private on the Hub, or give another name.")
-        stored = {} if head is None else _stored_files(api, repo, repo_type, head.sha)
+        stored, changed = set(), set()
+        if head is not None:
+            found = api.verify_repo_checksums(repo, repo_type=repo_type, revision=head.sha, local_dir=folder)
+            stored = (files.keys() - found.extra_paths) | set(found.missing_paths)
+            changed = {each["path"] for each in found.mismatches}
         prefix = constants.REPO_TYPES_URL_PREFIXES.get(repo_type, "")
-        done = _compared(f"{api.endpoint}/{prefix}{repo}", files, stored, replaces, _is_stored)
+        done = _compared(f"{api.endpoint}/{prefix}{repo}", files, stored, changed, replaces)
         if dry_run or not (done.added or done.changed or done.deleted):
             return done
         if head is None:
@@ -102,7 +104,8 @@ def write_tree(folder: str | Path, to: str | Path, replaces: Sequence[str] = (),
     """
     files, to = files_of(folder), Path(to)
     stored = files_of(to) if to.is_dir() and any(to.iterdir()) else {}
-    done = _compared(str(to), files, stored, replaces, partial(filecmp.cmp, shallow=False))
+    _, *changed = filecmp.cmpfiles(folder, to, files.keys() & stored.keys(), shallow=False)
+    done = _compared(str(to), files, stored, set().union(*changed), replaces)
     if not dry_run:
         for path in (*done.added, *done.changed):
             target = to / path
@@ -141,30 +144,13 @@ def _head(api: HfApi, repo: str, repo_type: str):
         return None
 
 
-def _stored_files(api: HfApi, repo: str, repo_type: str, commit: str) -> dict[str, RepoFile]:
-    tree = api.list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)
-    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-
-
-def _compared(url: str, files: dict, stored: dict, replaces: Sequence[str], same: Callable) -> Upload:
+def _compared(url: str, files: dict, stored: Collection[str], changed: set[str], replaces: Sequence[str]) -> Upload:
     done = Upload(url)
-    for path, file in files.items():
-        unchanged = path in stored and same(file, stored[path])
-        (done.unchanged if unchanged else done.changed if path in stored else done.added).append(path)
-    gone = stored.keys() - files.keys()
+    for path in files:
+        (done.added if path not in stored else done.changed if path in changed else done.unchanged).append(path)
+    gone = set(stored).difference(files)
     done.deleted = sorted(path for path in gone if any(fnmatch.fnmatch(path, pattern) for pattern in replaces))
     return done
-
-
-def _is_stored(file: Path, entry: RepoFile) -> bool:
-    size = file.stat().st_size
-    if size != entry.size:
-        return False
-    with open(file, "rb") as content:
-        if entry.lfs is not None:
-            return hashlib.file_digest(content, "sha256").hexdigest() == entry.lfs.sha256
-        # Git's name of a file's content.
-        return hashlib.sha1(b"blob %d\0" % size + content.read()).hexdigest() == entry.blob_id
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from modeling_cogaze import EgmaConfig, EgmaModel
 from processing import EgmaProcessor
 from processing.datasets.records import describe, record_features
 from processing.tokenization import build_tokenizer
-from training.evaluation.classes import PROMPTS, combinatorial_prompts, evaluate_classes, exclusive_classes
+from training.evaluation.classes import evaluate_classes, exclusive_classes
+from training.evaluation.prompts import CLASS_PROMPTS as PROMPTS
+from training.evaluation.prompts import combinatorial_prompts
 from training.evaluation.scorers import EgmaScorer, load_scorer
 
 LABELS = ["Edema", "Pneumonia", "Fracture"]

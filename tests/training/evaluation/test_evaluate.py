@@ -27,9 +27,8 @@ from tests import small
 from tests.training.shapes import records
 from training import evaluate as evaluate_all
 from training.downstream.classifiers import open_classifier
-from training.evaluation.alignment import PROMPTS, read_prompts
-from training.evaluation.classes import PROMPTS as CLASS_PROMPTS
-from training.evaluation.classes import combinatorial_prompts, evaluate_classes
+from training.evaluation.classes import evaluate_classes
+from training.evaluation.prompts import CLASS_PROMPTS, PROMPTS, combinatorial_prompts, read_prompts
 from training.evaluation.published import PUBLISHED, published
 from training.evaluation.scorers import load_scorer
 from training.metrics.downstream import classification_scores, dice_scores

@@ -30,6 +30,7 @@ from processing.tokenization import build_tokenizer
 from tests.hub import READER, WRITER, Hub
 from training import publish
 from training.data.feature_cache import weights_fingerprint
+from training.hub.publishing import check_named_parts
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULT = {"scores": {"zero_shot_macro_auroc": {"value": 0.7654, "interval": [0.7, 0.8]}}}
@@ -413,7 +414,7 @@ def test_a_report_model_is_published_as_what_it_is(checkpoints, tmp_path, capsys
 def test_parts_that_lie_on_this_disk_alone_are_refused(tmp_path):
     config = CoGazePrefixConfig(base_model_name_or_path=str(tmp_path), encoder_config=CoGazeConfig.tiny())
     with pytest.raises(ValueError, match="base_model_name_or_path: .* is a folder on this disk"):
-        publish._check_named_parts(config)
+        check_named_parts(config)
 
 
 def test_an_empty_folder_is_refused(tmp_path):
