@@ -53,7 +53,7 @@ def standard_call(function: Callable) -> Callable:
         for name in wanted:
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(self.config, name)
-        outputs = _with_own_parameters(function, self, *args, **kwargs)
+        outputs = with_own_parameters(function, self, *args, **kwargs)
         if return_dict is None:
             return_dict = self.config.return_dict
         return outputs if return_dict or not isinstance(outputs, ModelOutput) else outputs.to_tuple()
@@ -61,7 +61,7 @@ def standard_call(function: Callable) -> Callable:
     return call
 
 
-def _with_own_parameters(function: Callable, model: nn.Module, *args, **kwargs):
+def with_own_parameters(function: Callable, model: nn.Module, *args, **kwargs):
     """`function(model, ...)`, with accelerate's hook around it where the model's own parameters are offloaded."""
     hook = getattr(model, "_hf_hook", None)
     if hook is None or not any(each.is_meta for each in model._parameters.values() if each is not None):
@@ -81,4 +81,4 @@ def asked_for(flags: dict) -> dict:
     return {name: value for name, value in flags.items() if value}
 
 
-__all__ = ["BATCH_INPUTS", "asked_for", "layers_of", "standard_call"]
+__all__ = ["BATCH_INPUTS", "asked_for", "layers_of", "standard_call", "with_own_parameters"]

@@ -140,6 +140,12 @@ def freeze(module: nn.Module) -> None:
         module.requires_grad_(False)
 
 
+def spare_idle_parameters(base_model: nn.Module) -> None:
+    """What no loss of images reaches asks for no gradient: DDP would wait for it."""
+    for parameter in base_model.idle_parameters():
+        parameter.requires_grad_(False)
+
+
 def adapters(module: nn.Module) -> list[nn.Module]:
     """What peft has put into a module, beside the layers that were there."""
     return [
@@ -192,5 +198,6 @@ __all__ = [
     "mask_of",
     "masked_token_mean",
     "never_empty",
+    "spare_idle_parameters",
     "zero_through",
 ]

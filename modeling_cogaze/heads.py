@@ -5,7 +5,7 @@ from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from .distributed import SharedBatchNorm2d
-from .dual_encoder import freeze
+from .dual_encoder import freeze, spare_idle_parameters
 from .losses_cogaze import class_balanced_focal_loss
 from .losses_downstream import (
     class_balanced_sigmoid_focal_loss,
@@ -41,6 +41,7 @@ class DownstreamMixin:
 
     def train(self, mode: bool = True):
         super().train(mode)
+        spare_idle_parameters(self.base_model)
         if self.config.freeze_encoder:
             freeze(self.base_model)
         return self

@@ -32,17 +32,17 @@ def hybrid_positive_contrastive_loss(
     Returns:
         A scalar; zero, with a graph, for an empty batch.
     """
-    if len(image_embeds) != len(text_embeds):
-        raise ValueError(
-            f"text_embeds: {len(text_embeds)} rows for {len(image_embeds)} images; the loss pairs them row by row."
-        )
+    # `shape[0]`, not `len`, which would fix the size of the batch in an exported model.
+    images, texts = image_embeds.shape[0], text_embeds.shape[0]
+    if images != texts:
+        raise ValueError(f"text_embeds: {texts} rows for {images} images; the loss pairs them row by row.")
     with _full_precision(image_embeds):
         cosines = unit(precise(image_embeds)) @ unit(precise(text_embeds)).T
     logits = cosines * precise(torch.as_tensor(logit_scale)).exp()
-    if len(logits) == 0:
+    if images == 0:
         return logits.sum()
     if study_ids is None:
-        study_ids = torch.arange(len(logits), device=logits.device)
+        study_ids = torch.arange(images, device=logits.device)
     positives = (study_ids[:, None] == study_ids[None, :]).to(logits)
     targets = positives / positives.sum(dim=1, keepdim=True)
     cross_entropy = nn.functional.cross_entropy

@@ -38,7 +38,7 @@ def sentence_counts(image_index: torch.Tensor, keep: torch.Tensor, images: int) 
 
 def _place_within_image(image_index: torch.Tensor, keep: torch.Tensor, images: int) -> torch.Tensor:
     """(N,) how many kept rows of the same image stand before each row."""
-    members = nn.functional.one_hot(image_index, images) * keep[:, None]
+    members = (image_index[:, None] == torch.arange(images, device=image_index.device)).long() * keep[:, None]
     before = members.cumsum(0) - members
     return before.gather(1, image_index[:, None])[:, 0]
 

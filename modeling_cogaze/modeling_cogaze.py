@@ -69,6 +69,11 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         self.post_init()
         self.vision_model.requires_grad_(not config.freeze_vision_encoder)
 
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Those that no loss of images and their contexts alone reaches."""
+        texts = [] if self.config.use_context else [*self.text_model.parameters(), *self.text_projector.parameters()]
+        return [self.logit_scale, self.logit_scale_gaze, *texts]
+
     def get_vision_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The vision encoder's own tokens (B, P or 1 + P, W), global token first, and the patches' rows and columns.
 
@@ -150,6 +155,8 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
             hidden_states = self.text_projector(self.encode_text(context_input_ids, mask))
             read = self.perceiver(context.expand_as(start), hidden_states, never_empty(mask))
             start = torch.where(mask.any(dim=1)[:, None, None], read, start)
+        elif self.config.use_context and self.training:
+            start = start + zero_through([*self.text_model.parameters(), *self.text_projector.parameters()])
         return self.perceiver(start, tokens), start
 
     @standard_call

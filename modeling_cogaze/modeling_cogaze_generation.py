@@ -1,7 +1,6 @@
 """CoGaze writes reports: a decoder reads the vision and context latents by cross-attention."""
 
 import torch
-from torch import nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .configuration_cogaze import CoGazeConfig
@@ -23,9 +22,6 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
         self.build_decoder(config.hidden_size)
         self.post_init()
         self.train()
-
-    def idle_parameters(self) -> list[nn.Parameter]:
-        return [self.cogaze.logit_scale, self.cogaze.logit_scale_gaze]
 
     def encode(
         self,
@@ -88,8 +84,6 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
             encoder_outputs = self.encode(
                 pixel_values, view_position_ids, context_input_ids, context_attention_mask, vision_features
             )
-            if context_input_ids is None or not self.config.use_context:
-                idle = [*self.cogaze.text_model.parameters(), *self.cogaze.text_projector.parameters()]
         else:
             idle = list(self.cogaze.parameters())
         return self.run_decoder(

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .calls import layers_of, standard_call
+from .calls import layers_of, standard_call, with_own_parameters
 from .configuration_dual_encoder import vision_width
 from .configuration_egma import EgmaConfig
 from .distributed import gather_with_grad, world_size
@@ -54,10 +54,16 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
         self.post_init()
         self.vision_model.requires_grad_(not config.freeze_vision_encoder)
 
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Those that no loss of images alone reaches."""
+        return [*self.text_model.parameters(), *self.text_projection.parameters(), self.logit_scale]
+
     @property
     def scale(self) -> torch.Tensor:
         """The inverse temperature, within 1 and `config.logit_scale_max`."""
-        return precise(self.logit_scale).exp().clamp(1, self.config.logit_scale_max)
+        return with_own_parameters(
+            lambda model: precise(model.logit_scale).exp().clamp(1.0, float(model.config.logit_scale_max)), self
+        )
 
     def encode_image(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Projected pooled image (B, D) and patches (B, P, D).
@@ -400,10 +406,19 @@ def padded_sentences(
     """The sentences of each image, (images, S, D) and (images, S) bool, from ragged rows (N, D)."""
     keep = ~_is_full(is_full, image_index)
     counts = sentence_counts(image_index, keep, images)
-    # The number of slots is the one thing that has to be known outside the tensors.
-    width = max(1, int(counts.max()))
+    if _is_exporting():
+        # As many as an image can have: an exported model cannot look.
+        width = torch.sym_max(1, features.shape[0])
+    else:
+        # The number of slots is the one thing that has to be known outside the tensors.
+        width = max(1, int(counts.max()))
     mask = torch.arange(width, device=counts.device) < counts[:, None]
     return pad_sentences(features, image_index, keep, images, width), mask
+
+
+def _is_exporting() -> bool:
+    # torch 2.6 cannot tell exporting from compiling.
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 def _is_full(is_full: torch.Tensor | None, image_index: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """EGMA writes reports: a decoder reads the projected image and patches by cross-attention."""
 
 import torch
-from torch import nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .configuration_egma import EgmaConfig
@@ -23,10 +22,6 @@ class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
         self.build_decoder(config.projection_dim)
         self.post_init()
         self.train()
-
-    def idle_parameters(self) -> list[nn.Parameter]:
-        egma = self.egma
-        return [*egma.text_model.parameters(), *egma.text_projection.parameters(), egma.logit_scale]
 
     def encode(self, pixel_values: torch.Tensor) -> EncodedImages:
         """The projected pooled image, then its patches (B, 1 + P, D), and the patches alone."""

@@ -51,13 +51,16 @@ class CoGazeImageProjector(nn.Module):
         self.norm = CoGazeRMSNorm(width)
         self.projector = CoGazeProjector(width, config)
 
-    def _positions(self, rows: int, columns: int) -> torch.Tensor:
+    def _positions(self, rows: int, columns: int, device: torch.device) -> torch.Tensor:
         """(rows x columns, W)."""
         down, across = (
             weight
             if weight.shape[0] == length
             else nn.functional.interpolate(weight.T[None], length, mode="linear")[0].T
-            for weight, length in ((_all_rows(self.row_embedding), rows), (_all_rows(self.column_embedding), columns))
+            for weight, length in (
+                (_all_rows(self.row_embedding, device), rows),
+                (_all_rows(self.column_embedding, device), columns),
+            )
         )
         return (down[:, None] + across).flatten(0, 1)
 
@@ -67,15 +70,15 @@ class CoGazeImageProjector(nn.Module):
         """(B, P or 1 + P, D) from the vision encoder's tokens (B, P or 1 + P, W) of a grid of P patches."""
         tokens = tokens + self.view_position_embedding(view_position_ids)[:, None]
         if self.row_embedding is not None:
-            positions = self._positions(*grid_size)
+            positions = self._positions(*grid_size, tokens.device)
             others = tokens.shape[1] - positions.shape[0]
             tokens = tokens + nn.functional.pad(positions, (0, 0, others, 0))
         return self.projector(self.norm(tokens))
 
 
-def _all_rows(embedding: nn.Embedding) -> torch.Tensor:
-    # Through its `forward`, which brings offloaded weights in.
-    return embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
+def _all_rows(embedding: nn.Embedding, device: torch.device) -> torch.Tensor:
+    # Through its `forward`, which brings offloaded weights in; those name no device of their own.
+    return embedding(torch.arange(embedding.num_embeddings, device=device))
 
 
 __all__ = ["CoGazeImageProjector", "CoGazeProjector", "CoGazeRMSNorm"]

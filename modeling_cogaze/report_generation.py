@@ -11,7 +11,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
 from .distributed import mean_over_processes
-from .dual_encoder import freeze, zero_through
+from .dual_encoder import freeze, spare_idle_parameters, zero_through
 from .encoders import build_part, copy_weights
 
 # What a processor's batch holds beside the inputs of an encoder. `generate` reads none of it: no reference can leak.
@@ -143,8 +143,8 @@ class ReportEncoder(nn.Module):
 class ReportGenerationMixin(GroundingMixin, GenerationMixin):
     """Encoder-decoder report generation for a `PreTrainedModel` whose base model is a dual encoder.
 
-    A class has `encode(...) -> EncodedImages`, which runs once per image; `predict_gaze(patch_features, input_ids,
-    attention_mask, image_index)`; and `idle_parameters()`, those of the base model that a report's loss never reaches.
+    A class has `encode(...) -> EncodedImages`, which runs once per image, and `predict_gaze(patch_features, input_ids,
+    attention_mask, image_index)`.
     """
 
     def build_decoder(self, memory_width: int) -> None:
@@ -217,8 +217,7 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        for parameter in self.idle_parameters():
-            parameter.requires_grad_(False)
+        spare_idle_parameters(self.base_model)
         if self.config.freeze_encoder:
             freeze(self.base_model)
         return self

@@ -15,10 +15,11 @@ from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .batches import as_batch, check_proportions, given_readings, given_sizes, whole_text
 from .gaze import clean_fixations, gaze_targets, heatmap_targets, rendered_targets, validate_reading
+from .post_processing import MaskPostProcessing
 from .processor_arguments import StockArgumentsMixin
 from .radiographs import read_radiograph
 from .report_text import ReportTextMixin
-from .targets import centred, label_tensor, mask_tensor, masks_of_original, resized
+from .targets import centred, label_tensor, mask_tensor, resized
 
 # Index 0 is "unknown". The rest are MIMIC-CXR's, the usual ones first.
 VIEW_POSITIONS = (
@@ -43,7 +44,7 @@ VIEW_POSITIONS = (
 IMAGE_MEAN, IMAGE_STD = 0.5307, 0.2583
 
 
-class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
+class CoGazeProcessor(MaskPostProcessing, StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
     """Turns what a radiologist has, and what one looked at, into CoGaze's inputs. The only place that does.
 
     Args:
@@ -59,6 +60,7 @@ class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
             which cut what is dark, as the released code does (`rendered_targets`).
         report_ending: text between a report and the token that ends it, in a decoder's labels; the released code has a
             blank there.
+        exclusive_classes: what is segmented are classes of which each pixel has one, not independent labels.
         parts: further tokenizers of a subclass, by name.
 
     Raises:
@@ -95,6 +97,7 @@ class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
         report_kind: str = "free_text",
         gaze_maps: str = "exact",
         report_ending: str = "",
+        exclusive_classes: bool = False,
         **parts,
     ):
         super().__init__(image_processor, tokenizer, **parts)
@@ -107,6 +110,7 @@ class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
             raise ValueError(f"gaze_maps: {gaze_maps!r} is neither 'exact' nor 'rendered'.")
         self.gaze_maps = gaze_maps
         self.report_ending = report_ending
+        self.exclusive_classes = exclusive_classes
         self.context_format = context_format
         self.report_kind = report_kind
         self.view_positions = list(view_positions)
@@ -320,23 +324,6 @@ class CoGazeProcessor(StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
         if "vision_features" in records[0]:
             batch["vision_features"] = torch.stack([record["vision_features"] for record in records])
         return batch
-
-    def post_process_masks(
-        self, logits: torch.Tensor, image_size: Sequence, picture_size: Sequence | None = None
-    ) -> list[torch.Tensor]:
-        """Predicted masks on the whole original radiographs, of a model with independent labels.
-
-        Args:
-            logits: (B, C, H, W) for this processor's pixel values.
-            image_size: B pairs (width, height) of the originals, in pixels.
-            picture_size: the same of the stored pictures, where their proportions differ; default: `image_size`.
-        Returns:
-            B tensors (C, height, width) of probabilities, zero where the pixels did not show the radiograph.
-        """
-        sizes = given_sizes(image_size, image_size)
-        boxes = [self.crop_box(own, size) for own, size in zip(picture_size or sizes, sizes, strict=True)]
-        probabilities = logits.detach().float().sigmoid()
-        return [masks_of_original(*each) for each in zip(probabilities, sizes, boxes, strict=True)]
 
     def crop_box(self, picture_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[float, float, float, float]:
         """What part of the original the pixel values show: (x0, y0, x1, y1) in pixels of the original.

@@ -8,14 +8,48 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining
+import modeling_cogaze
+from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, EgmaConfig
 from modeling_cogaze.distributed import gather_with_grad
+from tests import small
 
 PATCHES = 16
 # Images on the first process, and whether the second half has gaze.
 CASES = {"halves": (3, True), "gaze_on_one": (3, False), "ragged": (4, True)}
+
+
+# Heads by family, task, config, and whether a batch has contexts.
+HEADS = [
+    *(("CoGaze", task, {}, context) for task in ("ImageClassification", "SemanticSegmentation") for context in (1, 0)),
+    ("CoGaze", "ImageClassification", {"use_context": False}, True),
+    ("CoGaze", "ImageClassification", {"classifier_pooling": "attention"}, True),
+    ("Egma", "ImageClassification", {}, False),
+    ("Egma", "SemanticSegmentation", {}, False),
+]
+
+
+def make_head(family, task, fields):
+    torch.manual_seed(0)
+    kind, sizes = (CoGazeConfig, small.COGAZE) if family == "CoGaze" else (EgmaConfig, small.EGMA)
+    config = kind.tiny(vocab_size=100, num_labels=2, **sizes | fields)
+    return getattr(modeling_cogaze, f"{family}For{task}")(config).train()
+
+
+def train_head(family, task, fields, context) -> nn.Module:
+    """Two steps of plain DDP, which waits in the second for each gradient of the first."""
+    model = make_head(family, task, fields)
+    wrapped = DistributedDataParallel(model)
+    batch = {"pixel_values": torch.randn(2, 3, 64, 64), "labels": torch.ones(2, 2)}
+    if task == "SemanticSegmentation":
+        batch["labels"] = torch.ones(2, 2, 64, 64)
+    if context:
+        batch["context_input_ids"] = torch.randint(0, 100, (2, 5))
+    for _ in range(2):
+        step(wrapped, batch)
+    return model
 
 
 def make_model() -> CoGazeForPreTraining:
@@ -74,6 +108,8 @@ def train_one_of_two(rank: int, port: int, folder: str):
         bounds = (0, split) if rank == 0 else (split, 6)
         step(DistributedDataParallel(model), part(make_batch(gaze_on_second_half), *bounds))
         save_file(model.state_dict(), f"{folder}/{case}-{rank}.safetensors")
+    for number, head in enumerate(HEADS):
+        save_file(train_head(*head).state_dict(), f"{folder}/head-{number}-{rank}.safetensors")
     dist.destroy_process_group()
 
 
@@ -104,6 +140,23 @@ def test_two_processes_step_as_one(two_processes, case):
         )
         moved = max(moved, (value - start[name]).abs().max().item())
     assert moved > 1e-2
+
+
+@pytest.mark.parametrize("number", range(len(HEADS)))
+def test_heads_train_by_plain_ddp(two_processes, number):
+    """Every parameter that asks for a gradient gets one: DDP is not told to look for others."""
+    first, second = (load_file(two_processes / f"head-{number}-{rank}.safetensors") for rank in range(2))
+    family, task, fields, _ = HEADS[number]
+    head = make_head(family, task, fields)
+    start = head.state_dict()
+    assert all(value.equal(second[name]) for name, value in first.items())
+    idle = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
+    assert all(first[name].equal(start[name]) for name in idle)
+    assert any("logit_scale" in name for name in idle)
+    spoken = {name for name in start if "text_model" in name}
+    assert (spoken <= idle) == (family == "Egma" or fields.get("use_context") is False)
+    trained = [name for name in start if name not in idle and start[name].is_floating_point()]
+    assert any(not first[name].equal(start[name]) for name in trained)
 
 
 def test_gathering_alone_is_the_identity():
