@@ -190,6 +190,22 @@ def test_sharpening_keeps_the_top_quarter_of_what_an_8_bit_heatmap_keeps():
     assert sharpen(torch.zeros(2, 3), 0.25).tolist() == [[0.0] * 3] * 2
 
 
+def test_every_fraction_of_the_entries_is_kept_to_the_last_one():
+    for count in (7, 29, 58, 100, 200):
+        row = torch.arange(1.0, count + 1)[None] + count
+        kept = [int((sharpen(row, number / count) > 0).sum()) for number in range(1, count + 1)]
+        assert kept == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("images", [0.25, 0.5, 4.0])
+def test_the_number_of_images_may_be_a_mean_over_processes(images):
+    similarity, targets, _ = (torch.tensor(x) for x in gaze_batch(2, empty=0))
+    index = torch.zeros(len(targets), dtype=torch.long)
+    alone = soft_gaze_loss(similarity, targets, index)
+    loss = soft_gaze_loss(similarity, targets, index, num_images=torch.tensor(images))
+    assert loss.item() == pytest.approx(alone.item() / images, rel=1e-5)
+
+
 def test_gaze_loss_refuses_bad_arguments():
     similarity, targets, index = (torch.tensor(x) for x in gaze_batch(0))
     with pytest.raises(ValueError, match="targets: shapes"):

@@ -288,6 +288,12 @@ def test_black_heatmaps_take_their_own_readings_transcript():
     assert fill_empty_targets(targets[:0], image_index[:0], is_full[:0]).shape == (0, 2)
 
 
+def test_a_black_heatmap_never_takes_another_images_transcript():
+    targets = torch.tensor([[0.0, 0], [0, 0], [1, 2]])
+    filled = fill_empty_targets(targets, torch.tensor([0, 1, 1]), torch.tensor([False, False, True]))
+    assert filled.tolist() == [[0, 0], [1, 2], [1, 2]]
+
+
 def test_mapping_weights_are_distributions_over_what_the_mask_keeps():
     scores = torch.randn(4, 5, dtype=torch.float64)
     scores[1] = 0.3

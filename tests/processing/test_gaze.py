@@ -283,6 +283,21 @@ def test_a_heatmaps_stored_size_does_not_matter():
     np.testing.assert_allclose(a, heatmap_targets([large], 16, (370, 370), crop), atol=1e-4)
 
 
+def test_the_background_is_one_of_the_five_most_frequent_values():
+    picture = np.full((20, 20), 0, np.uint8)
+    inner = np.repeat([200, 180, 160, 140, 20], [54, 53, 52, 51, 46]).astype(np.uint8)
+    picture[2:-2, 2:-2] = inner.reshape(16, 16)
+    border = np.concatenate([[20] * 3, [60] * 40, np.arange(101)]).astype(np.uint8)
+    border[43:] = np.where(np.isin(border[43:], [20, 60]), 1, border[43:])
+    outer = np.ones((20, 20), bool)
+    outer[2:-2, 2:-2] = False
+    picture[outer] = border
+    # 60 fills the border, but is the sixth most frequent value; of the five before it, only 20 stands there.
+    targets = heatmap_targets([picture], 20).reshape(20, 20)
+    assert np.array_equal(targets > 0, picture > 20)
+    assert (picture == 60).sum() == 40
+
+
 def test_heatmaps_must_be_eight_bit_pictures():
     with pytest.raises(ValueError, match=r"pictures\[1\].*8-bit"):
         heatmap_targets([heatmap((1, 1)), np.zeros((40, 40))], 4)

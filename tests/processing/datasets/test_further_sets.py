@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -342,6 +342,8 @@ def test_broken_chexmask_codes(code):
 PHRASES = st.from_regex(r"([A-Z][a-z]{0,5}( [a-z]{1,5}){0,2}[.?]?( |\Z)){0,2}", fullmatch=True)
 
 
+@example([("?A? A", 1)])
+@example([("No", 1), ("A? A", 2)])
 @given(st.lists(st.tuples(PHRASES, st.integers(0, 2)), max_size=5))
 def test_grounded_sentences_are_those_of_the_text(phrases):
     boxes = [(text, [(str(number), [0, 0, 1, 1])] * count) for number, (text, count) in enumerate(phrases)]

@@ -205,6 +205,23 @@ def test_unknown_headings_are_counted_by_name():
     assert sections["findings"] == "Clear. Large." and sections["indication"] == "Cough."
 
 
+@pytest.mark.parametrize(
+    "heading",
+    [
+        *("FINANCES", "INDICATOR", "IMPRESSIVE", "HISTOGRAM", "TECHNICIAN"),  # alike, not misspelt
+        *("LUNGE", "LUNGY", "BONEY"),  # of five letters, any one more is another word
+    ],
+)
+def test_words_that_only_resemble_a_heading_are_unknown(heading):
+    unknown = Counter()
+    sections = split_sections(f"FINDINGS: Clear.\n{heading}: Left out.", unknown=unknown)
+    assert sections["findings"] == "Clear." and unknown == {heading: 1}
+
+
+def test_a_heading_of_six_letters_may_be_misspelt():
+    assert split_sections("FINDINGS: Clear.\nHEARTS: Large.")["findings"] == "Clear. Large."
+
+
 def test_studies_whose_findings_stand_elsewhere():
     text = "INDICATION: The heart is large.\n\nTECHNIQUE: AP. No effusion.\n"
     assert split_sections(text, "s57936451")["findings"] == "The heart is large."

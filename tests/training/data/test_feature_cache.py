@@ -1,18 +1,21 @@
 import json
+import os
 import shutil
 
 import pytest
 import torch
 from datasets import Image
 from safetensors.torch import load_file, save_file
+from transformers import ViTConfig, ViTModel
 
 from modeling_cogaze import CoGazeForPreTraining, CoGazeModel
 from processing import CoGazeProcessor
 from processing.datasets.storage.shards import write_shards
 from tests.training.training_runs import flags, in_two_processes
 from training import cache_features
+from training.data import feature_cache
 from training.data.collation import Collator
-from training.data.feature_cache import INDEX, FeatureCache, quantise
+from training.data.feature_cache import INDEX, FeatureCache, encoder_fingerprint, finished, quantise, write_shard
 from training.pretraining.training import pretrain
 
 FROZEN = json.dumps({"freeze_vision_encoder": True})
@@ -168,3 +171,50 @@ def test_int8_is_off_by_half_a_scale():
     tokens = torch.randn(3, 5, 64) * torch.tensor([1e-3, 1.0, 50.0])[:, None, None]
     stored, scale = quantise(tokens)
     assert ((stored.float() * scale[..., None] - tokens).abs() <= scale[..., None] * 0.501).all()
+
+
+def test_the_fingerprint_knows_the_config_and_the_weights():
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32)
+    encoder = ViTModel(config)
+    first = encoder_fingerprint(encoder)
+    assert encoder_fingerprint(encoder.to(torch.float64)) == first
+    for name, value in {"layer_norm_eps": 1e-3, "hidden_act": "relu"}.items():
+        other = ViTModel(ViTConfig(**config.to_dict() | {name: value}))
+        other.load_state_dict(encoder.state_dict())
+        assert encoder_fingerprint(other) != first, name
+    encoder.config.architectures, encoder.config.transformers_version = ["Other"], "0.0"
+    assert encoder_fingerprint(encoder) == first
+    with torch.no_grad():
+        encoder.layernorm.bias += 1
+    assert encoder_fingerprint(encoder) != first
+
+
+def test_processes_neither_write_one_temporary_file_nor_share_an_open_shard(tmp_path, monkeypatch):
+    path, tokens, names = tmp_path / "features-000-000.safetensors", torch.randn(2, 3, 4), []
+
+    def write(process, dtype):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: process)
+            write_shard(path, tokens, [("a", (5, 6)), ("b", (7, 8))], dtype, {"dtype": dtype})
+
+    def interrupted(tensors, temporary, metadata):
+        names.append(temporary)
+        if len(names) == 1:
+            write(2, "int8")
+            # What the other process wrote meanwhile is whole and stands under the shard's own name.
+            assert finished(tmp_path, {"dtype": "int8"}).keys() == {"a", "b"}
+        save_file(tensors, temporary, metadata=metadata)
+
+    monkeypatch.setattr(feature_cache, "save_file", interrupted)
+    write(1, "bf16")
+    assert len(set(names)) == 2 and not list(tmp_path.glob(".*"))
+    assert finished(tmp_path, {"dtype": "bf16"}) == {"a": [path.name, 0, [5, 6]], "b": [path.name, 1, [7, 8]]}
+
+    opened = [feature_cache._read(str(path), 1)]
+    before = feature_cache._opened.cache_info().misses
+    opened.append(feature_cache._read(str(path), 1))
+    assert feature_cache._opened.cache_info().misses == before
+    monkeypatch.setattr(os, "getpid", lambda: 3)
+    opened.append(feature_cache._read(str(path), 1))
+    assert feature_cache._opened.cache_info().misses == before + 1
+    assert all(torch.equal(each, tokens[1].to(torch.bfloat16)) for each in opened)
