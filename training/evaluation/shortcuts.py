@@ -5,11 +5,10 @@ import io
 import numpy as np
 from datasets import Dataset, Image
 from PIL import Image as PILImage
-from scipy.optimize import minimize
-from scipy.sparse import issparse
-from scipy.special import expit
 from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 
 from processing.datasets.records import label_names, label_targets
@@ -53,8 +52,7 @@ def pixels_auroc(train: Dataset, test: Dataset) -> dict[str, float]:
     """
     scaler = StandardScaler()
     pixels = scaler.fit_transform(tiny_pictures(train))
-    _, axes = np.linalg.eigh(pixels.T @ pixels)  # a rotation: it leaves the penalty, and so the model, as they are
-    return _aurocs(train, test, pixels @ axes, scaler.transform(tiny_pictures(test)) @ axes, PENALTIES)
+    return _aurocs(train, test, pixels, scaler.transform(tiny_pictures(test)), PENALTIES)
 
 
 def context_auroc(train: Dataset, test: Dataset) -> dict[str, float]:
@@ -67,8 +65,8 @@ def context_auroc(train: Dataset, test: Dataset) -> dict[str, float]:
 def _aurocs(train, test, features, test_features, penalties) -> dict[str, float]:
     """One model per finding, its C the best by mean AUROC over folds of all of `train` that keep a patient together.
 
-    Uncertain counts as positive, not mentioned as negative. Findings with too few positives or negatives in `train`
-    for the folds, or of one class in `test`, are left out.
+    Uncertain counts as positive, not mentioned as negative. Findings of one class in `test`, or on a side of every
+    fold of `train`, are left out.
     """
     names = label_names(train)
     if names != label_names(test):
@@ -78,68 +76,22 @@ def _aurocs(train, test, features, test_features, penalties) -> dict[str, float]
     if shared:
         raise ValueError(f"test: patient {min(shared)} is in train as well; splits must be by patient.")
     targets, truth = (label_targets(split["labels"][:]) for split in (train, test))
-    usable = (np.minimum(targets.sum(0), (1 - targets).sum(0)) >= FOLDS) & (truth.min(0) < truth.max(0))
-    if not usable.any():
-        raise ValueError("train, test: no finding has both classes in both splits.")
-    targets, truth = targets[:, usable], truth[:, usable]
-
     fold = np.random.default_rng(0).permutation(len(patients))[group] % FOLDS
-    scores = np.full((FOLDS, len(penalties), targets.shape[1]), np.nan)
-    for number in range(FOLDS):
-        fit, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        model = None
-        for row, penalty in enumerate(penalties):
-            model = logistic_regression(features[fit], targets[fit], penalty, start=model)
-            scores[number, row] = _auroc_per_column(targets[held], features[held] @ model[:-1])
-    best = np.nanmean(scores, axis=0).argmax(axis=0)
-    predicted = np.empty(truth.shape)
-    for row in np.unique(best):
-        chosen = best == row
-        model = logistic_regression(features, targets[:, chosen], penalties[row])
-        predicted[:, chosen] = test_features @ model[:-1]
-    aurocs = _auroc_per_column(truth, predicted)
-    return dict(zip(np.array(names)[usable].tolist(), aurocs.tolist(), strict=True))
+    splits = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(FOLDS)]
+    found = {}
+    for name, known, wanted in zip(names, targets.T, truth.T, strict=True):
+        folds = [sides for sides in splits if all(map(_has_both, (known[rows] for rows in sides)))]
+        if folds and _has_both(wanted):
+            model = LogisticRegression(max_iter=1000)
+            search = GridSearchCV(model, {"C": penalties}, scoring="roc_auc", cv=folds).fit(features, known)
+            found[name] = float(roc_auc_score(wanted, search.decision_function(test_features)))
+    if not found:
+        raise ValueError("train, test: no finding has both classes in both splits.")
+    return found
 
 
-def logistic_regression(
-    features, targets: np.ndarray, penalty: float, start=None, tolerance: float = 1e-2
-) -> np.ndarray:
-    """L2-regularised logistic regressions of all findings at once, scikit-learn's objective with `C=penalty`.
-
-    L-BFGS, each weight scaled by an estimate of its curvature: exact if the features are uncorrelated, as principal
-    axes are, so that some twenty steps do where the plain method takes hundreds.
-
-    Args:
-        features: (N, D), dense or scipy sparse. targets: (N, K), 0 or 1. start: weights to begin with.
-    Returns:
-        (D + 1, K), the last row the intercepts, which are not penalised.
-    """
-    count, size = features.shape
-    shape = size + 1, targets.shape[1]
-    share = targets.mean(axis=0)
-    curvature = np.maximum(share * (1 - share), 1 / count)
-    squares = np.asarray(features.multiply(features).sum(axis=0) if issparse(features) else (features**2).sum(axis=0))
-    scale = np.vstack([np.outer(squares.ravel(), curvature) + 1 / penalty, count * curvature]) ** -0.5
-
-    def objective(scaled):
-        weights = scaled.reshape(shape) * scale
-        logits = features @ weights[:-1] + weights[-1]
-        loss = np.logaddexp(0, logits).sum() - (targets * logits).sum() + (weights[:-1] ** 2).sum() / (2 * penalty)
-        residual = expit(logits) - targets
-        gradient = np.vstack([features.T @ residual + weights[:-1] / penalty, residual.sum(axis=0)])
-        return loss, (gradient * scale).ravel()
-
-    begin = np.zeros(shape) if start is None else start / scale
-    options = {"maxiter": 1000, "gtol": tolerance, "ftol": 0.0}
-    found = minimize(objective, begin.ravel(), jac=True, method="L-BFGS-B", options=options)
-    return found.x.reshape(shape) * scale
-
-
-def _auroc_per_column(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(K,) AUROC, nan for a column of one class."""
-    both = truth.min(axis=0) < truth.max(axis=0)
-    columns = zip(truth.T, scores.T, both, strict=True)
-    return np.array([roc_auc_score(wanted, score) if usable else np.nan for wanted, score, usable in columns])
+def _has_both(targets: np.ndarray) -> bool:
+    return len(targets) > 0 and targets.min() < targets.max()
 
 
 def tiny_pictures(dataset: Dataset, size: int = PIXELS) -> np.ndarray:

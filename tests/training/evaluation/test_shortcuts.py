@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
-from scipy.sparse import csr_matrix
-from sklearn.linear_model import LogisticRegression
 
 from processing.datasets.phantom.study import draw_study
 from processing.datasets.phantom.text import write_report
 from processing.datasets.records import CHEXBERT_OBSERVATIONS, describe
 from training.evaluation.shortcuts import (
     context_auroc,
-    logistic_regression,
     pixels_auroc,
     shortcut_auroc,
     tiny_pictures,
@@ -83,17 +80,20 @@ def test_splits_that_cannot_be_compared_are_refused():
         context_auroc(train, made(10_000, 1))
 
 
-@pytest.mark.parametrize("kind", [np.asarray, csr_matrix])
-def test_logistic_regression_is_scikit_learns(kind):
-    rng = np.random.default_rng(0)
-    features = (rng.random((200, 12)) < 0.3) @ rng.normal(size=(12, 12))
-    targets = (features @ rng.normal(size=(12, 3)) + rng.normal(size=(200, 3)) > 1).astype(float)
-    for penalty in (1e-3, 1.0):
-        ours = logistic_regression(kind(features), targets, penalty, tolerance=1e-7)
-        for column in range(3):
-            theirs = LogisticRegression(C=penalty, tol=1e-9, max_iter=5000).fit(features, targets[:, column])
-            np.testing.assert_allclose(ours[:-1, column], theirs.coef_[0], atol=1e-4)
-            np.testing.assert_allclose(ours[-1, column], theirs.intercept_[0], atol=1e-4)
+def test_a_finding_of_one_patient_alone_is_left_out():
+    """No fold can hold it back and be fitted to it as well."""
+    train, test = made(0, 60), made(10_000, 40)
+    labels = [
+        [*codes[:3], int(patient == "p0")] for codes, patient in zip(train["labels"], train["patient_id"], strict=True)
+    ]
+    labels[2][3] = 1
+    train = train.remove_columns("labels").add_column("labels", labels)
+    patients = ["p0" if row < 3 else patient for row, patient in enumerate(train["patient_id"])]
+    train = train.remove_columns("patient_id").add_column("patient_id", patients)
+    seen = [[*codes[:3], row % 2] for row, codes in enumerate(test["labels"])]
+    test = test.remove_columns("labels").add_column("labels", seen)
+    names = {"label_names": NAMES}
+    assert set(context_auroc(describe(train, **names), describe(test, **names))) == {"bright", "told", "random"}
 
 
 @pytest.mark.slow
