@@ -17,7 +17,7 @@ from .anatomy import (
     WATER,
     ZONES,
 )
-from .lesions import Change
+from .scene import Change
 
 
 @dataclass

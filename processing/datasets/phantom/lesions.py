@@ -1,118 +1,20 @@
 """Disease put into the volume: each lesion is a change of density, confined by the anatomy it lies in."""
 
-import functools
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 
 from .anatomy import (
-    CLAVICLE_LABELS,
     HEART_LABELS,
     LOBE_LABELS,
     LUNG_LABELS,
-    RIB_LABELS,
     SPACING,
     TRACHEA,
     WATER,
     ZONES,
-    Body,
 )
+from .fractures import clavicle_fracture, rib_fracture
 from .plan import LOBES, Lesion
-
-PLEURAL_AIR, PLEURAL_FLUID = 250, 251  # labels of what was lung before a lesion took its place
-TEXTURE_SIZE = 64  # voxels: the period of the noise that gives lesions their texture
-
-
-@dataclass
-class Change:
-    """What a lesion does to the volume. start: its first voxel; density: change, int16, `WATER` = water.
-
-    shown: bool of the same shape, what the lesion's mask shows; None where that is the change itself.
-    """
-
-    start: tuple[int, int, int]
-    density: np.ndarray
-    shown: np.ndarray | None = None
-
-
-@functools.cache
-def texture():
-    """(64, 64, 64) float32 noise of zero mean and unit variance, periodic, a mixture of three scales."""
-    rng = np.random.default_rng(64)
-    total = np.zeros((TEXTURE_SIZE,) * 3)
-    for scale, weight in ((1.2, 0.6), (3.0, 0.8), (7.0, 0.6)):
-        noise = ndimage.gaussian_filter(rng.normal(size=total.shape), scale, mode="wrap")
-        total += weight * noise / noise.std()
-    return (total / total.std()).astype(np.float32)
-
-
-class Scene:
-    """A body as the lesions put so far have left it. upright: the patient stands, so that pleural fluid sinks."""
-
-    def __init__(self, body: Body, upright: bool):
-        self.body, self.upright = body, upright
-        self.density = body.density.astype(np.int16)
-        self.labels = body.labels.copy()
-
-    def window(self, labels):
-        """The slices that hold all of `labels`."""
-        boxes = self.body.boxes[list(labels)]
-        boxes = boxes[boxes[:, 0, 1] > 0]
-        return tuple(slice(int(a), int(b)) for a, b in zip(boxes[:, :, 0].min(0), boxes[:, :, 1].max(0), strict=True))
-
-    def around(self, centre, radius):
-        """The slices of a cube of `radius` mm about a voxel."""
-        reach = int(radius / SPACING) + 2
-        return tuple(
-            slice(max(int(c) - reach, 0), min(int(c) + reach + 1, n))
-            for c, n in zip(centre, self.density.shape, strict=True)
-        )
-
-    def lung(self, window, side):
-        return is_any(self.labels[window], LUNG_LABELS[side])
-
-    def centroid(self, *labels):
-        window = self.window(labels)
-        return np.argwhere(is_any(self.body.labels[window], labels)).mean(0) + [s.start for s in window]
-
-    def replace(self, window, density, where, label=None, shown=None):
-        """Set `density` (array, 1 = water) in `window` where `where`; returns the `Change`."""
-        present = self.density[window]
-        scaled = np.float32(WATER) * density
-        change = np.rint(scaled, out=scaled).astype(np.int16)
-        change -= present
-        change *= where
-        present += change
-        if label is not None:
-            self.labels[window][where] = label
-        return Change(tuple(s.start for s in window), change, shown)
-
-    def blend(self, window, density, share, label=None, shown=None):
-        """As `replace`, mixing in a `share` of 0 to 1 of `density`."""
-        old = self.density[window].astype(np.float32) / WATER
-        mixed = share * (density - old)
-        mixed += old
-        return self.replace(window, mixed, share > 0, label, shown)
-
-
-def is_any(labels, members):
-    """Where `labels` are one of a few: as `np.isin`, but faster."""
-    found = labels == members[0]
-    for member in members[1:]:
-        found |= labels == member
-    return found
-
-
-def mm_grid(window):
-    """Open grid of mm in the body along each axis of `window`, float32."""
-    return [g * np.float32(SPACING) for g in np.ogrid[window]]
-
-
-def texture_in(window, rng):
-    offset = rng.integers(TEXTURE_SIZE, size=3)
-    x, y, z = ((np.arange(s.start, s.stop) + o) % TEXTURE_SIZE for s, o in zip(window, offset, strict=True))
-    return texture().take(z, 2).take(y, 1).take(x, 0)  # faster than all at once
+from .scene import PLEURAL_AIR, PLEURAL_FLUID, is_any, mm_grid, sides, texture_in
 
 
 def _near(window, centre, reach):
@@ -137,15 +39,11 @@ def _distance2(window, centre, radii=(1, 1, 1)):
     )
 
 
-def _sides(lesion):
-    return ("left", "right") if lesion.side == "bilateral" else (lesion.side,)
-
-
 def _lobes(lesion):
     """The labels of the lobes that a lesion of the lung lies in, one tuple per side."""
     if lesion.lobe:
         return [(LOBE_LABELS[lesion.lobe],)]
-    return [LUNG_LABELS[side] for side in _sides(lesion)]
+    return [LUNG_LABELS[side] for side in sides(lesion)]
 
 
 def _seat(scene, labels, rng, depth, clear=1.0):
@@ -244,7 +142,7 @@ def edema(scene, lesion, rng):
     """Fluid in the interstitium: perihilar haze, full vessels, septal lines at the lower lateral walls."""
     changes = []
     severity = np.float32(lesion.severity)
-    for side in _sides(lesion):
+    for side in sides(lesion):
         window = scene.window(LUNG_LABELS[side])
         lung = scene.lung(window, side)
         hilum = scene.body.zones[ZONES[f"{side} hilum"]]
@@ -279,7 +177,7 @@ def _septal_lines(window, lung, side, hilum, rng):
 def effusion(scene, lesion, rng):
     """Free fluid: it fills the hemithorax from below and climbs along the wall (meniscus)."""
     changes = []
-    for side in _sides(lesion):
+    for side in sides(lesion):
         labels = (*LUNG_LABELS[side], PLEURAL_AIR)
         window = scene.window(LUNG_LABELS[side])
         pleural = is_any(scene.labels[window], labels)
@@ -302,7 +200,7 @@ def effusion(scene, lesion, rng):
 def pneumothorax(scene, lesion, rng):
     """Air between lung and wall, most at the apex: no vessels there, and a thin pleural line where the lung begins."""
     changes = []
-    for side in _sides(lesion):
+    for side in sides(lesion):
         window = scene.window(LUNG_LABELS[side])
         lung = scene.lung(window, side)
         z = mm_grid(window)[2]
@@ -422,59 +320,6 @@ def atelectasis(scene, lesion, rng):
     return changes
 
 
-def rib_fracture(scene, lesion, rng):
-    """Two or three neighbouring ribs broken behind."""
-    changes = []
-    for side in _sides(lesion):
-        first = int(rng.integers(3, 8))
-        # In the posterior arc, where the film shows a rib over lung and not edge on.
-        share = rng.uniform(0.3, 0.8)
-        for label in RIB_LABELS[side][first : first + 2 + round(lesion.severity)]:
-            changes += _break(scene, label, share + rng.uniform(-0.05, 0.05), lesion.severity, rng, (5.0, 10.0))
-    return changes
-
-
-def clavicle_fracture(scene, lesion, rng):
-    """The middle third of the clavicle broken, its outer part sunk."""
-    changes = []
-    for side in _sides(lesion):
-        changes += _break(scene, CLAVICLE_LABELS[side], rng.uniform(0.4, 0.6), lesion.severity, rng, (5.0, 11.0))
-    return changes
-
-
-def _break(scene, label, share, severity, rng, step):
-    """Break a rib (behind, at the `share` of the way outward) or clavicle: a gap, the far part a `step` of mm away."""
-    window = scene.window((label,))
-    points = np.argwhere(scene.labels[window] == label) + [s.start for s in window]
-    if len(points) < 40:
-        return []
-    if label not in CLAVICLE_LABELS.values():
-        points = points[points[:, 1] < np.median(points[:, 1])]
-    outward = points[np.argsort(points[:, 0], kind="stable")]
-    seed = outward[int((share if label not in RIB_LABELS["right"] else 1 - share) * (len(outward) - 1))]
-    near = points[((points - seed) ** 2).sum(1) < 9**2]
-    centre = near.mean(0)
-    axis = np.linalg.svd(near - centre, full_matrices=False)[2][0]
-    axis *= np.sign(axis[np.argmax(np.abs(axis))])
-    window = scene.around(centre, 30)
-    grid = np.stack(np.broadcast_arrays(*mm_grid(window)), -1) - np.float32(SPACING) * centre.astype(np.float32)
-    along = grid @ axis.astype(np.float32)
-    bone = ndimage.binary_dilation(scene.labels[window] == label, iterations=1)
-    excess = np.clip(scene.density[window] - WATER, 0, None).astype(np.float32) * bone
-    downward = np.array([0, 0, -1.0]) + rng.normal(0, 0.25, 3)
-    downward -= (downward @ axis) * axis
-    shift = downward / np.linalg.norm(downward) * (step[0] + (step[1] - step[0]) * severity)
-    taper = np.clip(1 - along / 30, 0, 1) * (along > 0)
-    voxels = np.stack(np.meshgrid(*[np.arange(n) for n in excess.shape], indexing="ij"))
-    moved = voxels - taper[None] * (shift / SPACING).reshape(3, 1, 1, 1)
-    gap = (np.abs(along) < 1.2 + 1.5 * severity).astype(np.float32)
-    ends = 1 + 2.4 * np.clip(1.3 - np.abs(along) / 8, 0, 1)  # the ends are crushed together
-    shifted = ndimage.map_coordinates(excess * ends, moved, order=1) * (1 - gap)
-    new = scene.density[window] + np.rint(shifted - excess).astype(np.int16)
-    reach = (np.abs(along) < 14) & (((grid - along[..., None] * axis) ** 2).sum(-1) < 11**2)
-    return [scene.replace(window, new / np.float32(WATER), new != scene.density[window], shown=reach)]
-
-
 VOLUME_LESIONS = {  # (scene, lesion, rng) -> changes, in the order in which they take their place
     "cardiomegaly": cardiomegaly,
     "wide_mediastinum": wide_mediastinum,
@@ -489,8 +334,6 @@ VOLUME_LESIONS = {  # (scene, lesion, rng) -> changes, in the order in which the
     "rib_fracture": rib_fracture,
     "clavicle_fracture": clavicle_fracture,
 }
-
-
 SIDED = frozenset(VOLUME_LESIONS) - {"cardiomegaly", "wide_mediastinum"}
 
 

@@ -9,9 +9,10 @@ from scipy import ndimage
 
 from .anatomy import BODIES, HEART_LABELS, LUNG_LABELS, SPACING, STRUCTURE_NAMES, WATER, ZONES, load_body
 from .devices import DEVICES, Stroke, draw
-from .lesions import VOLUME_LESIONS, Scene, check_lesion, enlarge_heart
+from .lesions import VOLUME_LESIONS, check_lesion, enlarge_heart
 from .plan import Rendering, StudyPlan
 from .projection import SOURCE_DISTANCE, AxisMap, Camera
+from .scene import Scene
 
 ATTENUATION = 0.0193  # per mm of water at 70 keV, the mean energy of a 120 kV beam behind a chest
 ANATOMY_SIZE = 64

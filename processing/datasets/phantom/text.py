@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from ..records import CHEXBERT_OBSERVATIONS, NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN
-from . import wording as wording
+from . import context_wording, wording
 from .plan import OBSERVATION_OF, Lesion, StudyPlan
 from .study import CHRONIC, StudyContext
 from .wording import expand
@@ -375,24 +375,32 @@ def _clinical_context(plan: StudyPlan, context: StudyContext, rng: random.Random
     )
     if age == "___" and rng.random() < 0.5:
         person = f"___ year old {noun[0]}"
-    told = context.reason if rng.random() < 0.9 else rng.choice(["unspecific", rng.choice(list(wording.COMPLAINTS))])
-    complaints = wording.COMPLAINTS[told]
+    told = (
+        context.reason
+        if rng.random() < 0.9
+        else rng.choice(["unspecific", rng.choice(list(context_wording.COMPLAINTS))])
+    )
+    complaints = context_wording.COMPLAINTS[told]
     pneumonia = any(lesion.reads_as_pneumonia for lesion in plan.lesions)
     if pneumonia and rng.random() < 0.5:
-        told, complaints = "infection", wording.PNEUMONIA_COMPLAINTS
+        told, complaints = "infection", context_wording.PNEUMONIA_COMPLAINTS
     indication, history = "", ""
     if draw < 0.90:
-        question = rng.choice(wording.QUESTIONS[told if rng.random() < 0.7 else "unspecific"])
-        ask = expand(rng.choice(wording.ASK), rng, question=question) if rng.random() < 0.75 else ""
-        template = rng.choice(wording.INDICATION)
+        question = rng.choice(context_wording.QUESTIONS[told if rng.random() < 0.7 else "unspecific"])
+        ask = expand(rng.choice(context_wording.ASK), rng, question=question) if rng.random() < 0.75 else ""
+        template = rng.choice(context_wording.INDICATION)
         indication = expand(template, rng, person=person, complaint=rng.choice(complaints), ask=ask)
     if draw > 0.45:
-        known = context.reason if rng.random() < 0.8 else rng.choice(list(wording.PAST))
-        past = [rng.choice(wording.PAST[known])]
-        past += [term for term in rng.sample(wording.PAST["unspecific"], rng.choice((0, 0, 1, 2))) if term not in past]
+        known = context.reason if rng.random() < 0.8 else rng.choice(list(context_wording.PAST))
+        past = [rng.choice(context_wording.PAST[known])]
+        past += [
+            term
+            for term in rng.sample(context_wording.PAST["unspecific"], rng.choice((0, 0, 1, 2)))
+            if term not in past
+        ]
         rng.shuffle(past)
         listed = past[0] if len(past) == 1 else ", ".join(past[:-1]) + rng.choice([" and ", ", "]) + past[-1]
-        template = rng.choice(wording.HISTORY)
+        template = rng.choice(context_wording.HISTORY)
         if indication:
             template = template.replace("{person} with (a |)history of", "History of")
         history = expand(template, rng, person=person, past=listed)
