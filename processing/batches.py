@@ -1,8 +1,10 @@
 """What a processor is called with, as lists of one entry per image, checked."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from .targets import in_proportion
 
@@ -93,3 +95,24 @@ def check_proportions(pictures: Sequence, sizes: Sequence, gaze: Sequence) -> No
 def whole_text(text: str) -> str:
     """The text without halves of surrogate pairs, which cannot be encoded."""
     return text.encode("utf-8", "ignore").decode()
+
+
+def study_number(name: str) -> int:
+    """A 63-bit number that is the same for the same study on every process and machine."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def study_numbers(names: Sequence) -> torch.Tensor:
+    """(B,) int64; the same name gives the same number.
+
+    Raises:
+        ValueError: a name that is missing, or that cannot be encoded; names its place.
+    """
+    for i, name in enumerate(names):
+        if isinstance(name, str) and name != whole_text(name):
+            raise ValueError(f"study_id[{i}]: it holds half of a surrogate pair; decode the text anew.")
+        if name is None or name != name or str(name).strip().lower() in ("", "nan", "none"):
+            raise ValueError(
+                f"study_id[{i}]: {name!r} names no study; give each its own, since equal names are positives."
+            )
+    return torch.tensor([study_number(str(name)) for name in names])

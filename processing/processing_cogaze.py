@@ -1,6 +1,5 @@
 """CoGaze's processor: radiographs, report text, gaze and targets to tensors."""
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from torch.utils.data import get_worker_info
 from transformers import BatchFeature, BitImageProcessor, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, Unpack
 
-from .batches import as_batch, check_proportions, given_readings, given_sizes, whole_text
+from .batches import as_batch, check_proportions, given_readings, given_sizes, study_numbers, whole_text
 from .gaze import clean_fixations, gaze_targets, heatmap_targets, rendered_targets, validate_reading
 from .post_processing import MaskPostProcessing
 from .processor_arguments import StockArgumentsMixin
@@ -253,7 +252,7 @@ class CoGazeProcessor(MaskPostProcessing, StockArgumentsMixin, ReportTextMixin, 
             data["labels"] = self.encode_reports(given.pop("findings"))
         data |= self._reading_room(given, sizes, boxes)
         if "study_id" in given:
-            data["study_ids"] = _study_numbers(given["study_id"])
+            data["study_ids"] = study_numbers(given["study_id"])
         if "labels" in given:
             data["labels"] = label_tensor(given["labels"])
         if "masks" in given:
@@ -489,19 +488,3 @@ def _fault(collate: Callable[[list[Mapping]], BatchFeature], record: Mapping) ->
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def study_number(name: str) -> int:
-    """A 63-bit number that is the same for the same study on every process and machine."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def _study_numbers(names: Sequence) -> torch.Tensor:
-    for i, name in enumerate(names):
-        if isinstance(name, str) and name != whole_text(name):
-            raise ValueError(f"study_id[{i}]: it holds half of a surrogate pair; decode the text anew.")
-        if name is None or name != name or str(name).strip().lower() in ("", "nan", "none"):
-            raise ValueError(
-                f"study_id[{i}]: {name!r} names no study; give each its own, since equal names are positives."
-            )
-    return torch.tensor([study_number(str(name)) for name in names])

@@ -14,6 +14,10 @@ FLAGS = {
     "out": "output_dir",
     "output": "output_dir",
     "to": "output_dir",
+    "tables": "only",
+    "variants": "only",
+    "models": "only",
+    "ablations": "only",
     "grounding_dir": "grounding (pictures are written into --output_dir)",
 }
 
