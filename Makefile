@@ -13,7 +13,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 setup: $(READY)
 
-# The constraints file pins the verified set; pip is asked once, then only when the project's needs change.
+# The constraints file pins the verified set, by version and not by hash: pip refuses hashes beside an editable project,
+# and one platform's hashes would refuse the wheels of the others; pip is asked once, then only when the project's needs change.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later; install one, or name it: make PYTHON=/path/to/python"; exit 1; }
 	@echo "Python: $(PYTHON), $$($(PYTHON) -V)"

@@ -36,7 +36,7 @@ def read_dicom(data: bytes, name: str, check_size) -> np.ndarray:
         import pydicom.encaps
         import pydicom.pixels
     except ImportError as error:
-        raise ImportError(f"{name}: reading DICOM needs `pip install pydicom pylibjpeg[all]`.") from error
+        raise ImportError(f"{name}: reading DICOM needs `pip install pydicom pylibjpeg-libjpeg`.") from error
     if DEFLATED in data:
         raise ValueError(f"{name}: deflated DICOM is not read; store it in another transfer syntax.")
     try:
@@ -53,7 +53,7 @@ def read_dicom(data: bytes, name: str, check_size) -> np.ndarray:
         stored = dataset.pixel_array
     except Exception as error:
         raise ValueError(
-            f"{name}: its pixels cannot be decoded; fetch it again, or install pylibjpeg[all] if it is compressed."
+            f"{name}: its pixels cannot be decoded; fetch it again, or install pylibjpeg-libjpeg if it is compressed."
         ) from error
     if stored.ndim == 3:
         full = 2 ** int(dataset.BitsStored) - 1

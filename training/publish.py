@@ -12,7 +12,8 @@ results. Weights are safetensors, or are refused. Exit codes: 0 done, 1 refused 
 import sys
 from pathlib import Path
 
-from training.hub.publishing import SPACE, Target, publish_checkpoint, publish_dataset, publish_space
+from training.hub.beside import space_folder
+from training.hub.publishing import Target, publish_checkpoint, publish_dataset, publish_space
 from training.runs.command_line import CommandParser
 
 
@@ -39,7 +40,8 @@ def _parser() -> CommandParser:
     parser = CommandParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, help="folder with a model and its processor")
-    what.add_argument("--space", type=Path, nargs="?", const=SPACE, help="folder of a Space; the report one by default")
+    words = "folder of a Space; the report one by default"
+    what.add_argument("--space", type=Path, nargs="?", const=space_folder(), help=words)
     what.add_argument("--dataset", type=Path, help="folder that `processing.datasets push_to_hub --output_dir` wrote")
     parser.add_argument("--repo", metavar="ORG/NAME")
     parser.add_argument("--output_dir", type=Path, help="write into this folder, upload nothing")

@@ -11,6 +11,7 @@ COGAZE_CONCURRENCY       requests to the model at once, 2 by default
 import base64
 import io
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,13 +37,17 @@ from uploads import (
     MAX_CONTEXT,
     MAX_PROMPT,
     MAX_PROMPTS,
+    SWEEP,
     Refusal,
     UploadGuard,
     checked_prompts,
     checked_text,
+    claim_upload_folder,
     quiet_decoders,
     radiograph_upload,
     read_upload,
+    refuse_in_words,
+    sweeping,
 )
 
 ASSETS = Path(__file__).parent / "assets"
@@ -50,8 +55,6 @@ CAUTION = "Research software. Not for clinical use."
 STYLES = {"Free text": "free_text", "Structured": "structured"}
 PROMPTS = "There is a right pleural effusion.\nThere is a left pleural effusion.\nThere is no pleural effusion."
 SESSION_SECONDS = 1800
-# How often, and from what age on, uploads that nobody has read are deleted.
-DELETE_UPLOADS = (60, 600)
 LAYER_SIDE = 160
 
 
@@ -75,7 +78,7 @@ class Handlers:
         return None, (study, None), picture_value(study, rendered=False), None, None, None, *kept
 
     def take_example(self, event: gr.EventData):
-        index = event._data.get("index")
+        index = event._data.get("index") if isinstance(event._data, dict) else None
         if not isinstance(index, int) or not 0 <= index < len(examples()):
             raise Refusal("There is no such example.")
         example = examples()[index]
@@ -243,11 +246,12 @@ def element(kind: str, value=None, css_class: str | None = None, **options) -> g
 def create_app(model: ReportModel, concurrency: int = 2) -> gr.Blocks:
     """The page and its API on a model; `launch_options` says how to launch it."""
     quiet_decoders()
+    claim_upload_folder()
     handlers = Handlers(model)
     views = [("Not given", ""), *((view, view) for view in model.view_positions[1:])]
     on_model = {"concurrency_id": "model", "concurrency_limit": concurrency}
     on_page = {"api_visibility": "private", "show_progress": "hidden"}
-    with gr.Blocks(title="CoGaze", analytics_enabled=False, delete_cache=DELETE_UPLOADS, fill_width=True) as app:
+    with gr.Blocks(title="CoGaze", analytics_enabled=False, delete_cache=SWEEP, fill_width=True) as app:
         gr.HTML(
             f'<header class="cg-header"><h1>CoGaze</h1><p>Chest X-ray reports that show where each sentence looks.</p>'
             f'<span class="cg-caution" role="note">{CAUTION}</span></header>',
@@ -307,6 +311,7 @@ def create_app(model: ReportModel, concurrency: int = 2) -> gr.Blocks:
         compare.click(GPU(handlers.compare), [session, prompts, *context], scores, **on_model, **on_page)
         find.click(GPU(handlers.find), [session, *context], cases, **on_model, **on_page)
         add_api(handlers, views, on_model)
+    refuse_in_words(app)
     return app.queue(max_size=100, default_concurrency_limit=concurrency)
 
 
@@ -386,7 +391,12 @@ def launch_options() -> dict:
         "mcp_server": False,
         "pwa": False,
         "state_session_capacity": 500,
-        "app_kwargs": {"middleware": [Middleware(UploadGuard)], "docs_url": None, "redoc_url": None},
+        "app_kwargs": {
+            "middleware": [Middleware(UploadGuard)],
+            "lifespan": sweeping,
+            "docs_url": None,
+            "redoc_url": None,
+        },
     }
 
 
@@ -398,6 +408,8 @@ def main() -> None:
         model = ReportModel.open(name, os.environ.get("COGAZE_STRUCTURED_MODEL"), os.environ.get("COGAZE_CLASSIFIER"))
     except ValueError as error:
         raise SystemExit(str(error)) from error
+    # What stops a Space ends it as Ctrl-C does, so that its uploads go with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     create_app(model, int(os.environ.get("COGAZE_CONCURRENCY", "2"))).launch(**launch_options())
 
 

@@ -56,7 +56,10 @@ def as_dicom(pixels: np.ndarray, bits=None, photometric="MONOCHROME2", syntax=Ex
             dataset.add_new(name, "SS" if value < 0 else "US", value)
         else:
             setattr(dataset, name, value)
-    if syntax != ExplicitVRLittleEndian:
+    if syntax == JPEG2000Lossless:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.PixelData = encapsulate([as_file(Image.fromarray(pixels), "jpeg2000", no_jp2=True)])
+    elif syntax != ExplicitVRLittleEndian:
         dataset.compress(syntax)
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)
@@ -286,6 +289,12 @@ def test_damaged_bytes_never_end_in_anything_but_a_value_error(noise, at):
                 read_radiograph(damaged)
         except ValueError:
             pass
+
+
+def test_jpeg_2000_of_sixteen_bits_is_read_as_stored():
+    deep = np.random.default_rng(0).integers(0, 2**16, (48, 64), dtype=np.uint16)
+    coded, plain = (pixels_of(as_dicom(deep, syntax=syntax)) for syntax in (JPEG2000Lossless, ExplicitVRLittleEndian))
+    np.testing.assert_array_equal(coded, plain)
 
 
 @pytest.mark.parametrize("kind, syntax", [("jpeg2000", JPEG2000Lossless), ("jpeg", JPEGBaseline8Bit)])

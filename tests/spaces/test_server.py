@@ -1,22 +1,27 @@
 """The Space's server, as `gradio_client` and ill-meaning people meet it."""
 
-import io
 import itertools
+import json
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
-from tests.spaces.studies import REPORTS, picture, png
+from tests.spaces.studies import REPORTS, dicom, picture, png
 
 
 @pytest.fixture(scope="module")
@@ -89,25 +94,6 @@ def test_people_side_by_side_get_their_own_reports(server, files):
     assert uploads_left(server[1]) == []
 
 
-def dicom(**tags) -> bytes:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
-    dataset.PatientName, dataset.PatientID, dataset.Modality = "Doe^Jane", "JD-4711", "CR"
-    pixels = np.asarray(picture(0)).astype(np.uint16)
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit, dataset.PixelRepresentation, dataset.PixelData = 15, 0, pixels.tobytes()
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    file = io.BytesIO()
-    dataset.save_as(file, enforce_file_format=True)
-    return file.getvalue()
-
-
 def test_nothing_of_a_study_is_logged_kept_or_shown(client, server, tmp_path, capfd):
     sent = {"good.dcm": dicom(), "jd-4711.png": dicom(Modality="CT"), "odd": dicom()[:-900], "doe": b"Doe, Jane"}
     answers = []
@@ -120,7 +106,7 @@ def test_nothing_of_a_study_is_logged_kept_or_shown(client, server, tmp_path, ca
             )
         except AppError as error:
             answers.append(str(error))
-    assert answers[0]["done"] and "modality CT" in answers[1] and "cannot be decoded" in answers[2]
+    assert answers[0]["done"] and "another modality" in answers[1] and "cannot be decoded" in answers[2]
     assert "not a PNG, JPEG or DICOM" in answers[3]
     written = "".join(capfd.readouterr())
     for secret in ("doe", "jane", "4711", "fell", "secret"):
@@ -143,9 +129,9 @@ def test_malformed_uploads_are_refused_one_and_all(client, server, tmp_path):
 @pytest.mark.parametrize(
     "arguments, reason",
     [
-        (("NOWHERE", "", "", "free_text"), "NOWHERE"),
+        (("NOWHERE", "", "", "free_text"), "view_position: unknown; choose one of PA"),
         (("PA", "x" * 1001, "", "free_text"), "at most 1000"),
-        (("PA", "", "", "poem"), "poem"),
+        (("PA", "", "", "poem"), "style: unknown; choose one of free_text, structured"),
     ],
 )
 def test_wrong_arguments_are_refused(client, files, arguments, reason):
@@ -196,3 +182,160 @@ def test_the_page_names_no_other_host(server):
     fetched = re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"'](https?://[^\"']+)", page)
     assert fetched == []
     assert '"analytics_enabled":false' in page.replace(" ", "").replace("False", "false")
+
+
+HTTP = httpx.Client(timeout=60)  # one, for making one takes longer than most requests
+
+
+def upload(address: str, data: bytes, name: str = "jane-doe.png") -> dict:
+    """An upload, as an endpoint takes it."""
+    path = HTTP.post(f"{address}gradio_api/upload", files={"files": (name, data)}).json()[0]
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def function_index(address: str, endpoint: str) -> int:
+    dependencies = HTTP.get(f"{address}config").json()["dependencies"]
+    return next(each["id"] for each in dependencies if each["api_name"] == endpoint)
+
+
+def call(address: str, endpoint: str, data: list) -> dict:
+    """The error of a call that must be refused."""
+    # By hand, since httpx writes no lone surrogate.
+    sent = {"content": json.dumps({"data": data}), "headers": {"Content-Type": "application/json"}}
+    event = HTTP.post(f"{address}gradio_api/call/{endpoint}", **sent).json()["event_id"]
+    kind, answer = HTTP.get(f"{address}gradio_api/call/{endpoint}/{event}").text.strip().split("\n")[-2:]
+    assert kind == "event: error"
+    return json.loads(answer.removeprefix("data: "))
+
+
+def test_wrong_types_are_refused_in_words_and_nothing_of_them_is_logged_or_kept(server, capfd):
+    address, folder = server
+    secret = "<b>Secret</b>"
+    values = [3, -1.5, True, [secret], {"a": secret}, {"path": f"/{secret}", "meta": {"_type": "gradio.FileData"}}]
+    for endpoint, good in {
+        "report": ["", "", "", "free_text"],
+        "gaze": ["An effusion.", ""],
+        "zero_shot": ["An effusion.\nNone.", "", "", ""],
+        "similar": ["", "", ""],
+    }.items():
+        some = values if endpoint == "report" else values[3::2]
+        for place, value in itertools.product(range(len(good) + 1), some):
+            data = [upload(address, png(0)) if place else None, *good]
+            data[place] = value
+            said = call(address, endpoint, data)
+            assert re.match(r"\w+: ", said["error"]) and "Secret" not in str(said) and "<" not in said["error"]
+        assert "values were sent" in call(address, endpoint, [secret])["error"]
+    assert "half of a character" in call(address, "gaze", [upload(address, png(0)), "\ud800", ""])["error"]
+    written = "".join(capfd.readouterr())
+    assert "Traceback" not in written and "Secret" not in written
+    assert uploads_left(folder) == []
+
+
+@pytest.mark.parametrize("path", ["call/{}", "call/v2/{}", "queue/join", "run/{}"])
+def test_what_there_is_not_is_refused_in_words(server, capfd, path):
+    body = {"data": ["Secret"], "session_hash": "s", "fn_index": 4711, "nothing": "Secret"}
+    answer = httpx.post(f"{server[0]}gradio_api/{path.format('Secret')}", json=body)
+    assert 400 <= answer.status_code < 500 and len(answer.json()["detail"]) > 5
+    written = "".join(capfd.readouterr())
+    assert "Traceback" not in written and "Secret" not in written
+
+
+def test_an_example_that_there_is_not_is_refused(server):
+    dependencies = httpx.get(f"{server[0]}config").json()["dependencies"]
+    index = next(each["id"] for each in dependencies if not each["inputs"] and each["api_visibility"] == "private")
+    for event_data in (None, "x", [1], {"index": "1"}, {"index": 99}):
+        body = {"data": [], "fn_index": index, "session_hash": "examples", "event_data": event_data}
+        httpx.post(f"{server[0]}gradio_api/queue/join", json=body).raise_for_status()
+        stream = httpx.get(f"{server[0]}gradio_api/queue/data", params={"session_hash": "examples"}, timeout=60).text
+        assert "There is no such example" in stream
+
+
+def broken_off(address: str, name: str = "jane-doe.png") -> None:
+    """Half of an upload."""
+    place = urlsplit(address)
+    head = (
+        f'--X\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
+    ).encode()
+    with socket.create_connection((place.hostname, place.port)) as link:
+        link.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=X\r\n"
+            b"Content-Length: 500000\r\n\r\n" + head + bytes(200_000)
+        )
+        time.sleep(0.1)
+
+
+def test_an_upload_that_breaks_off_is_deleted(server, capfd):
+    for _ in range(5):
+        broken_off(server[0])
+    end = time.monotonic() + 20
+    while uploads_left(server[1]) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert uploads_left(server[1]) == []
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_cancelled_job_leaves_the_sessions_others_running(server, report_model, monkeypatch):
+    """Two jobs of one session at one endpoint, held until the first is cancelled."""
+    write, released, running = report_model.write, threading.Event(), threading.Semaphore(0)
+
+    def held(*arguments):
+        parts = write(*arguments)
+        yield next(parts)
+        running.release()
+        released.wait(60)
+        yield from parts
+
+    monkeypatch.setattr(report_model, "write", held)
+    session = {"session_hash": "two-jobs", "fn_index": function_index(server[0], "report")}
+    jobs = []
+    for number in range(2):
+        data = [upload(server[0], png(number)), "", "", "", "free_text"]
+        answer = httpx.post(f"{server[0]}gradio_api/queue/join", json=session | {"data": data})
+        jobs.append(answer.json()["event_id"])
+    with ThreadPoolExecutor(1) as pool:
+        # The stream must be open, or the session counts as gone.
+        stream = pool.submit(
+            httpx.get, f"{server[0]}gradio_api/queue/data", params={"session_hash": "two-jobs"}, timeout=120
+        )
+        assert all(running.acquire(timeout=60) for _ in jobs)
+        release = threading.Timer(1, released.set)
+        release.start()
+        cancelled = httpx.post(f"{server[0]}gradio_api/cancel", json=session | {"event_id": jobs[0]}, timeout=60)
+        assert cancelled.json() == {"success": True}
+        messages = [json.loads(line[6:]) for line in stream.result().text.splitlines() if line.startswith("data: ")]
+    ends = {each["event_id"]: each for each in messages if each["msg"] == "process_completed"}
+    last = [each["output"]["data"][0] for each in messages if each.get("event_id") == jobs[1] and "output" in each]
+    assert set(ends) == set(jobs) and ends[jobs[1]]["success"] and ends[jobs[0]]["output"] == {}
+    assert REPORTS[1] in str(last)
+
+
+@pytest.mark.slow
+def test_a_space_that_is_stopped_leaves_nothing(checkpoints, tmp_path):
+    """A killed one's uploads are swept by the next."""
+    killed = tmp_path / "cogaze-space-killed" / "part"
+    killed.parent.mkdir()
+    killed.write_bytes(b"x")
+    os.utime(killed, (1, 1))
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    environment = {"COGAZE_MODEL": str(checkpoints["report"]), "GRADIO_SERVER_PORT": str(port)}
+    app = Path(__file__).resolve().parents[2] / "spaces" / "report_generation" / "app.py"
+    server = subprocess.Popen(
+        [sys.executable, app], env=os.environ | environment | {"GRADIO_TEMP_DIR": str(tmp_path)}, cwd=tmp_path
+    )
+    try:
+        address = f"http://127.0.0.1:{port}/"
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
+            try:
+                upload(address, png(0))
+                break
+            except httpx.HTTPError:
+                assert server.poll() is None
+                time.sleep(0.5)
+        assert uploads_left(tmp_path) != [] and not killed.exists()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+    assert uploads_left(tmp_path) == []

@@ -2,7 +2,11 @@
 
 import asyncio
 import io
+import os
 import re
+import time
+import warnings
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import uploads
-from tests.spaces.studies import png
+from tests.spaces.studies import dicom, picture, png
 
 
 def refusal(function, *arguments) -> str:
@@ -80,7 +84,7 @@ def body(*names: str, data: bytes = b"\x89PNG") -> bytes:
     return b"".join(parts) + b"--X--\r\n"
 
 
-def through_guard(chunks: list[bytes], path: str = "/gradio_api/upload", length: int | None = None):
+def through_guard(chunks: list[bytes], path: str = "/gradio_api/upload", length: int | None = None, broken=False):
     """What the app behind the guard gets to read, and the status that a refusal has."""
     read, status = bytearray(), []
 
@@ -91,10 +95,12 @@ def through_guard(chunks: list[bytes], path: str = "/gradio_api/upload", length:
             if not message.get("more_body"):
                 return
 
-    messages = iter(
-        {"type": "http.request", "body": chunk, "more_body": place < len(chunks) - 1}
-        for place, chunk in enumerate(chunks)
-    )
+    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    if broken:
+        messages.append({"type": "http.disconnect"})
+    else:
+        messages[-1]["more_body"] = False
+    messages = iter(messages)
 
     async def receive():
         return next(messages)
@@ -104,6 +110,7 @@ def through_guard(chunks: list[bytes], path: str = "/gradio_api/upload", length:
 
     length = sum(map(len, chunks)) if length is None else length
     headers = [] if length < 0 else [(b"content-length", b"%d" % length)]
+    headers.append((b"content-type", b"multipart/form-data; boundary=X"))
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
     asyncio.run(uploads.UploadGuard(app)(scope, receive, send))
     return bytes(read), status[:1]
@@ -126,3 +133,123 @@ def test_long_requests_are_refused_unread():
     assert through_guard([b"x"], "/gradio_api/queue/join", length=10**6) == (b"", [413])
     assert through_guard([b"x"], length=-1) == (b"", [411])
     assert through_guard([b"x"], "/gradio_api/queue/join") == (b"x", [])
+
+
+def test_an_upload_that_breaks_off_ends_as_a_malformed_one():
+    from python_multipart.exceptions import MultipartParseError
+    from python_multipart.multipart import MultipartParser
+
+    whole = body("chest.png", data=bytes(range(256)))
+    for cut in range(1, len(whole) - 6):
+        read, _ = through_guard([whole[:cut]], broken=True)
+        assert read.startswith(whole[:20][:cut]) and len(read) > cut
+        with pytest.raises(MultipartParseError):
+            MultipartParser(b"X", {}).write(read)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The upload folder of a Space, among others."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(uploads.atexit, "register", lambda *_, **__: None)
+    uploads.claim_upload_folder()
+    assert uploads.upload_folder().parent == tmp_path.resolve()
+    return uploads.upload_folder()
+
+
+def test_old_uploads_are_swept_wherever_a_space_left_them(folder, tmp_path):
+    left = [folder / "a" / "whole", folder / "tmpbroken", tmp_path / "cogaze-space-killed" / "part"]
+    kept = [tmp_path / "of another app", tmp_path / "gradio" / "of another app", folder / "new"]
+    for path in (*left, *kept):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    for path in (*left, *kept[:2], folder / "a"):
+        os.utime(path, (time.time() - 700,) * 2)
+    uploads.claim_upload_folder()
+    assert uploads.upload_folder() == folder, "once claimed, it stays"
+    uploads.sweep_uploads()
+    assert [path.exists() for path in left] == [False] * 3 and all(path.exists() for path in kept)
+
+
+SECRET = "Doe^Jane"
+
+
+@pytest.mark.parametrize(
+    "tags, reason",
+    [
+        ({"Modality": SECRET}, "of another modality"),
+        ({"Modality": "CT"}, "of another modality"),
+        ({"NumberOfFrames": 4711}, "several frames"),
+        ({"Rows": 4711, "Columns": 9999}, "has more than"),
+        ({"Rows": 2}, "too small"),
+        ({"BitsStored": 4711}, "damaged"),
+        ({"PhotometricInterpretation": SECRET}, "damaged"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "palette"),
+        ({"VOILUTFunction": SECRET, "WindowWidth": 9, "WindowCenter": 9}, "lookup table"),
+        ({"PixelData": b"4711"}, "cannot be decoded"),
+    ],
+)
+def test_a_refusal_echoes_no_field_of_a_dicom(tags, reason):
+    said = refusal(uploads.read_upload, dicom(**tags))
+    assert reason in said
+    for secret in ("Doe", "Jane", "JD-", "4711", "9999", "CT", "PALETTE"):
+        assert secret not in said
+
+
+def test_no_warning_quotes_a_dicom():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        uploads.quiet_decoders()
+        uploads.read_upload(dicom(WindowWidth=-4711, WindowCenter=1))
+    assert caught == []
+
+
+def test_jpeg_2000_is_pillows_to_decode():
+    """pylibjpeg-openjpeg up to 2.6.0 carries an OpenJPEG with CVE-2025-54874; 2.5.4 has it no more."""
+    from PIL import features
+    from pydicom.pixels.decoders import JPEG2000Decoder, JPEG2000LosslessDecoder
+
+    uploads.quiet_decoders()
+    uploads.quiet_decoders()
+    for decoder in (JPEG2000Decoder, JPEG2000LosslessDecoder):
+        assert "pylibjpeg" not in decoder.available_plugins and "pillow" in decoder.available_plugins
+    assert tuple(map(int, features.version("jpg_2000").split("."))) >= (2, 5, 4)
+
+
+def test_half_a_character_is_refused():
+    assert "half of a character" in refusal(uploads.checked_text, "cough \ud800", "Indication")
+
+
+def test_inputs_are_of_their_components_types(folder):
+    upload, text = uploads.radiograph_upload(label="radiograph"), gr.Textbox(label="history")
+    choice = gr.Dropdown([("None", ""), ("PA", "PA")], label="view")
+    outside, inside = folder.parent / "secret.png", folder / "sent"
+    for path in (outside, inside):
+        path.write_bytes(png(0))
+    components = [upload, text, choice]
+    extra = {"path": str(inside), "url": "http://127.0.0.1:9/x", "meta": {"_type": "x"}, "size": SECRET}
+    assert uploads.checked_inputs(components, [extra, "a", "PA"]) == [
+        {"path": str(inside), "meta": {"_type": "gradio.FileData"}},
+        "a",
+        "PA",
+    ]
+    assert uploads.checked_inputs(components, [None, None, None]) == [None] * 3
+    wrong = [
+        ([3, "", ""], "radiograph"),
+        ([{"path": str(outside)}, "", ""], "radiograph"),
+        ([{"path": str(folder / ".." / "secret.png")}, "", ""], "radiograph"),
+        ([{"path": str(folder)}, "", ""], "radiograph"),
+        ([{"path": "\0"}, "", ""], "radiograph"),
+        ([{"path": ["x"]}, "", ""], "radiograph"),
+        ([[extra], "", ""], "radiograph"),
+        ([None, 3, ""], "history: give text"),
+        ([None, {"a": SECRET}, ""], "history: give text"),
+        ([None, "", SECRET], "choose one of PA"),
+        ([None, "", ["PA"]], "view: give text"),
+        ([None, ""], "2 values"),
+        ([None, "", "", ""], "4 values"),
+    ]
+    for values, reason in wrong:
+        said = refusal(uploads.checked_inputs, components, values)
+        assert reason in said and SECRET not in said
+    assert picture(0).size == (80, 64) and outside.is_file()

@@ -23,10 +23,9 @@ from processing.datasets.storage.shards import MANIFEST
 
 from ..data.feature_cache import weights_fingerprint
 from ..runs.files import read_json, write_text
+from .beside import license_files
 from .model_card import model_card, read_metrics
 
-ROOT = Path(__file__).resolve().parents[2]
-SPACE = ROOT / "spaces" / "report_generation"
 INDEX = "similar_cases"
 
 # What is taken from a checkpoint as it is; config, code and processor are written anew.
@@ -151,9 +150,8 @@ def stage_checkpoint(
     name = target.repo or str(target.output_dir)
     card = model_card(name, config, count, evaluations, training, similar_cases=index.is_dir(), **emissions)
     write_text(stage / "README.md", str(card))
-    for file in ("LICENSE", "NOTICE"):
-        if (ROOT / file).is_file():
-            _link(ROOT / file, stage / file)
+    for path in license_files():
+        _link(path, stage / path.name)
 
 
 def _check_formats(checkpoint: Path) -> None:
