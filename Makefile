@@ -9,7 +9,7 @@ OUT ?= outputs
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test stock-tools test-all coverage docs lint format metrics-env benchmarks clean
+.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test stock-tools test-all coverage mutants docs lint format metrics-env benchmarks clean
 
 setup: $(READY)
 
@@ -63,6 +63,11 @@ test: setup
 
 coverage: setup  ## what the quick tests run of the library
 	$(BIN)/python -m pytest -m "not slow" --cov=modeling_cogaze --cov=processing --cov=training --cov-report=term
+
+mutants: setup  ## changes one thing at a time in the code of [tool.mutmut] and counts what the tests notice (hours)
+	$(BIN)/python -m pip install --quiet -e ".[mutants]" -c constraints.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run $(MUTANTS)
+	$(BIN)/python -m mutmut results
 
 docs: setup  ## the documents as a site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

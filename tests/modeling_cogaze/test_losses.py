@@ -178,6 +178,7 @@ def test_soft_gaze_gradient_is_the_slope(patch_rows):
 def test_counting_images_with_gaze():
     targets = torch.tensor([[0.0, 1.0], [0.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 0.0]])
     assert images_with_gaze(targets, torch.tensor([5, 5, 5, 2, 9])) == 2
+    assert images_with_gaze(targets / 100, torch.tensor([5, 5, 5, 2, 9])) == 2
     assert images_with_gaze(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long)) == 0
 
 
@@ -305,3 +306,11 @@ def test_focal_loss_gradient_is_finite_for_sure_predictions_and_left_out_labels(
     assert nothing.item() == 0
     with pytest.raises(ValueError, match="labels: shape"):
         class_balanced_focal_loss(logits, labels[:, :2], None)
+
+
+def test_focal_loss_has_the_papers_beta_and_gamma():
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    labels, counts = torch.tensor([[0.0, 1, 1]]).expand(5, 3), [3, 400, 50000]
+    loss = class_balanced_focal_loss(logits, labels, counts)
+    assert loss == class_balanced_focal_loss(logits, labels, counts, beta=0.9999, gamma=0.2)
+    assert loss != class_balanced_focal_loss(logits, labels, counts, beta=0.999, gamma=0.2)

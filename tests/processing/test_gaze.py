@@ -227,12 +227,12 @@ def test_a_rendered_heatmap_pools_to_the_targets(reading):
 
 def test_fixations_outside_the_image_or_the_part_shown_are_found_and_dropped():
     fixation = {"begin": 0.0, "end": 1.0, "sigma_x": 5.0, "sigma_y": 5.0, "shown": [20, 20, 80, 300]}
-    places = [(50, 50), (-1, 50), (101, 50), (10, 50), (90, 50), (50, 101), (50, 10), (20, 20)]
+    places = [(50, 50), (-1, 50), (101, 50), (10, 50), (90, 50), (50, 101), (50, 10), (20, 20), (80, 100)]
     reading = {"sentences": [], "fixations": [fixation | {"x": x, "y": y} for x, y in places]}
-    np.testing.assert_array_equal(outside(reading, (100, 100)), [0, 1, 1, 1, 1, 1, 1, 0])
+    np.testing.assert_array_equal(outside(reading, (100, 100)), [0, 1, 1, 1, 1, 1, 1, 0, 0])
     cleaned, dropped = clean_fixations(reading, (100, 100))
-    assert dropped == 6 and len(reading["fixations"]) == 8
-    assert [(f["x"], f["y"]) for f in cleaned["fixations"]] == [(50, 50), (20, 20)]
+    assert dropped == 6 and len(reading["fixations"]) == 9
+    assert [(f["x"], f["y"]) for f in cleaned["fixations"]] == [(50, 50), (20, 20), (80, 100)]
     assert clean_fixations(cleaned, (100, 100)) == (cleaned, 0)
 
 
