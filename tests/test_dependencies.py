@@ -1,5 +1,6 @@
 """What the project is installed with."""
 
+import json
 import re
 import subprocess
 import sys
@@ -62,9 +63,16 @@ def test_no_pinned_release_has_a_known_hole():
     """Asks the advisory database of PyPI."""
     pytest.importorskip("pip_audit")
     command = [sys.executable, "-m", "pip_audit", "-r", ROOT / "constraints.txt", "--no-deps", "--disable-pip"]
-    audit = subprocess.run([*command, "--progress-spinner", "off"], capture_output=True, text=True, timeout=600)
-    if audit.returncode and re.search(
-        r"ConnectionError|Max retries|Could not connect|ServiceError|ProxyError", audit.stderr
-    ):
+    audit = subprocess.run([*command, "-f", "json"], capture_output=True, text=True, timeout=600)
+    if not audit.stdout:
+        assert re.search(r"ConnectionError|Max retries|Could not connect|ServiceError|ProxyError", audit.stderr), (
+            audit.stderr
+        )
         pytest.skip("the advisory database cannot be reached")
-    assert audit.returncode == 0, audit.stdout + audit.stderr
+    found = json.loads(audit.stdout)["dependencies"]
+    # Without an answer pip-audit leaves a release out, and exits with 0.
+    audited = [each for each in found if "vulns" in each]
+    if not audited:
+        pytest.skip(f"no release could be audited: {found[0]['skip_reason']}")
+    assert len(audited) > 0.9 * len(pinned()), "some releases could not be audited"
+    assert not [each for each in audited if each["vulns"]]
