@@ -314,3 +314,16 @@ def test_focal_loss_has_the_papers_beta_and_gamma():
     loss = class_balanced_focal_loss(logits, labels, counts)
     assert loss == class_balanced_focal_loss(logits, labels, counts, beta=0.9999, gamma=0.2)
     assert loss != class_balanced_focal_loss(logits, labels, counts, beta=0.999, gamma=0.2)
+
+
+def test_focal_loss_of_one_label_is_its_cost():
+    logits, labels = torch.tensor([[1.5, -2.0]]), torch.tensor([[1.0, torch.nan]])
+    assert class_balanced_focal_loss(logits, labels, None, gamma=0.0).item() == pytest.approx(np.log1p(np.exp(-1.5)))
+
+
+def test_gaze_similarity_is_the_same_where_it_is_compiled(monkeypatch):
+    patches, texts = torch.randn(3, 5, 4) / 10, torch.randn(6, 4)
+    index = torch.tensor([2, 0, 2, 1, 0, 2])
+    expected = gaze_similarity(patches, texts, index)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(gaze_similarity(patches, texts, index), expected)

@@ -255,10 +255,11 @@ def test_heatmap_pictures_lose_their_background_and_keep_their_peak():
     assert targets[0].max() == pytest.approx(pictures[0][250:260, 100:110].mean() / 255, abs=1e-4)
 
 
-def test_heatmap_luminance_of_colours():
+@pytest.mark.parametrize(("channel", "share"), [(0, 0.299), (1, 0.587), (2, 0.114)])
+def test_heatmap_luminance_of_colours(channel, share):
     picture = np.zeros((40, 40, 3), np.uint8)
-    picture[16:24, 16:24] = (255, 0, 0)
-    assert heatmap_targets([picture], 5).max() == pytest.approx(0.299, abs=1e-3)
+    picture[16:24, 16:24, channel] = 255
+    assert heatmap_targets([picture], 5).max() == pytest.approx(share, abs=1e-3)
 
 
 @settings(deadline=None, max_examples=40)
@@ -287,8 +288,9 @@ def test_the_background_is_one_of_the_five_most_frequent_values():
     picture = np.full((20, 20), 0, np.uint8)
     inner = np.repeat([200, 180, 160, 140, 20], [54, 53, 52, 51, 46]).astype(np.uint8)
     picture[2:-2, 2:-2] = inner.reshape(16, 16)
-    border = np.concatenate([[20] * 3, [60] * 40, np.arange(101)]).astype(np.uint8)
-    border[43:] = np.where(np.isin(border[43:], [20, 60]), 1, border[43:])
+    border = np.concatenate([np.arange(21), [20] * 3, [60] * 40, np.arange(80)]).astype(np.uint8)
+    border[64:] = np.where(np.isin(border[64:], [20, 60]), 1, border[64:])
+    border[20] = 1
     outer = np.ones((20, 20), bool)
     outer[2:-2, 2:-2] = False
     picture[outer] = border
@@ -298,7 +300,24 @@ def test_the_background_is_one_of_the_five_most_frequent_values():
     assert (picture == 60).sum() == 40
 
 
+@pytest.mark.parametrize("crop", [(8, 12, 40, 44), (-8.0, 4.0, 24.0, 52.0)])
+def test_rendered_targets_of_a_crop(crop):
+    fixation = {"x": 20.0, "y": 22.0, "begin": 0.0, "end": 1.0, "sigma_x": 4.0, "sigma_y": 4.0, "shown": []}
+    reading = {"sentences": [{"text": "a", "begin": 0.0, "end": 1.0}], "fixations": [fixation]}
+    x, y = np.arange(crop[0], crop[2]) + 0.5, np.arange(crop[1], crop[3]) + 0.5
+    heat = np.exp(-((x[None] - 20) ** 2 + (y[:, None] - 22) ** 2) / (2 * 4.0**2))
+    heat = heat * ((x[None] > 0) & (y[:, None] < 48))
+    pixels = rendered_targets(reading, (64, 48), heat.shape, crop)
+    assert pixels.dtype == np.float32 and pixels.max() == 1
+    np.testing.assert_allclose(pixels[0], heat.ravel() / heat.max(), atol=3 / 255)
+    patches = rendered_targets(reading, (64, 48), 8, crop)[1].reshape(8, 8)
+    blocks = pixels[0].reshape(8, heat.shape[0] // 8, 8, heat.shape[1] // 8)
+    np.testing.assert_allclose(patches, blocks.mean(axis=(1, 3)), atol=1e-6)
+
+
 def test_heatmaps_must_be_eight_bit_pictures():
+    with pytest.raises(ValueError, match=r"pictures\[0\].*8-bit"):
+        heatmap_targets([np.zeros((40, 40, 4), np.uint8)], 4)
     with pytest.raises(ValueError, match=r"pictures\[1\].*8-bit"):
         heatmap_targets([heatmap((1, 1)), np.zeros((40, 40))], 4)
 
