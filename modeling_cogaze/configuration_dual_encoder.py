@@ -323,6 +323,8 @@ def sub_config(value: dict | PreTrainedConfig, argument: str) -> PreTrainedConfi
     if isinstance(value, PreTrainedConfig):
         return value
     fields = dict(value)
+    # Before the config is made: some kinds keep a name for each layer, which takes minutes and the memory.
+    check_sizes(fields, f"{argument}.")
     model_type = fields.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"{argument}: model_type {model_type!r} is none that transformers knows.")
