@@ -71,6 +71,7 @@ class CoGazePrefixConfig(RemoteCodeMixin, PreTrainedConfig):
     lora_dropout: float | int = 0.1
     lora_target_modules: list[str] | tuple[str, ...] = ("q_proj", "v_proj")
     freeze_language_model: bool = True
+    box_settings: dict[str, float | int] | None = None
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.encoder_config, PreTrainedConfig):

@@ -170,6 +170,7 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         segmentation_dice: the soft Dice of the "batch" as a whole (paper), or the mean of each "image"'s own (CoGaze's
             released code, for SIIM).
         segmentation_channels: widths of the mask decoder's blocks, each of which doubles the map's size.
+        box_settings: how gaze maps become boxes, fields of the processor's `BoxSettings`; None: its defaults.
     """
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -183,6 +184,7 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     logit_temperature: list[float] | None = None
     segmentation_dice: Literal["batch", "image"] = "batch"
     segmentation_channels: list[int] | tuple[int, ...] = (512, 256, 128, 64)
+    box_settings: dict[str, float | int] | None = None
 
     def __post_init__(self, **kwargs):
         if "variant" in kwargs:

@@ -52,6 +52,9 @@ class GroundedReports(ModelOutput):
             patch.
         text_confidence (N,): mean over the sentence's tokens of the probability that the decoder gives them, whatever
             search has found them.
+        boxes: N tensors (K, 4), none, one or several boxes of what each sentence is about: x0, y0, x1, y1 in shares of
+            what the pixel values show. `processor.post_process_grounding` gives them in the original's pixels.
+        box_scores: N tensors (K,), best first.
     """
 
     sequences: torch.Tensor | None = None
@@ -60,6 +63,8 @@ class GroundedReports(ModelOutput):
     gaze_maps: torch.Tensor | None = None
     map_confidence: torch.Tensor | None = None
     text_confidence: torch.Tensor | None = None
+    boxes: list[torch.Tensor] | None = None
+    box_scores: list[torch.Tensor] | None = None
 
 
 def report_loss(logits: torch.Tensor, targets: torch.Tensor, over_processes: bool) -> torch.Tensor:
@@ -95,7 +100,7 @@ class GroundingMixin:
         Args:
             sequences: (R, L) token ids, the same number of reports for each of the B encoded images, image by image.
             encoded: what `encode` gave.
-            processor: has `locate_sentences` and `tokenize_sentences`.
+            processor: has `locate_sentences`, `tokenize_sentences` and `sentence_boxes`.
             prompts: what the reports were written behind, for each image, where there was anything.
         """
         located = [(row, *each) for row, found in enumerate(processor.locate_sentences(sequences)) for each in found]
@@ -109,6 +114,7 @@ class GroundingMixin:
             patches = encoded.patch_features
             result.gaze_maps = patches.new_zeros(0, patches.shape[1])
             result.map_confidence = result.text_confidence = patches.new_zeros(0)
+            result.boxes = result.box_scores = []
             return result
         tokens = processor.tokenize_sentences(result.sentences).to(device)
         maps = self.predict_gaze(
@@ -117,6 +123,8 @@ class GroundingMixin:
         entropy = -torch.special.xlogy(maps, maps).sum(dim=-1)
         result.gaze_maps = maps
         result.map_confidence = 1 - entropy / torch.tensor(maps.shape[1]).log()
+        settings = self.config.box_settings or {}
+        result.boxes, result.box_scores = processor.sentence_boxes(maps, result.sentences, **settings)
         begin, end = (torch.tensor(side, device=device) for side in zip(*((b, e) for *_, b, e in located), strict=True))
         probabilities = self._token_probabilities(sequences, encoded[0], image_of, **prompts)
         places = torch.arange(sequences.shape[1], device=device)

@@ -13,6 +13,7 @@ from transformers import BatchFeature, BitImageProcessor, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .batches import as_batch, check_proportions, given_readings, given_sizes, study_numbers, whole_text
+from .boxes import BoxMixin
 from .gaze import clean_fixations, gaze_targets, heatmap_targets, rendered_targets, validate_reading
 from .post_processing import MaskPostProcessing
 from .processor_arguments import StockArgumentsMixin
@@ -43,7 +44,7 @@ VIEW_POSITIONS = (
 IMAGE_MEAN, IMAGE_STD = 0.5307, 0.2583
 
 
-class CoGazeProcessor(MaskPostProcessing, StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
+class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
     """Turns what a radiologist has, and what one looked at, into CoGaze's inputs. The only place that does.
 
     Args:

@@ -260,6 +260,10 @@ def test_grounding(model, processor, batch, family):
     torch.testing.assert_close(grounded.gaze_maps, expected)
     entropy = -(expected * expected.log()).sum(dim=-1)
     torch.testing.assert_close(grounded.map_confidence, 1 - entropy / np.log(expected.shape[1]))
+    boxes, scores = processor.sentence_boxes(expected, grounded.sentences)
+    assert len(grounded.boxes) == len(boxes) == len(grounded.sentences)
+    torch.testing.assert_close(grounded.boxes, boxes)
+    torch.testing.assert_close(grounded.box_scores, scores)
 
     for row, sentence, confidence in zip(
         grounded.sentence_report_index.tolist(), grounded.sentences, grounded.text_confidence, strict=True
@@ -282,6 +286,7 @@ def test_a_report_without_a_sentence_has_no_map(model, processor, batch, tokeniz
     sequences = torch.full((3, 3), tokenizer.eos_token_id)
     grounded = model.ground(sequences, encoded, processor)
     assert grounded.sentences == [] and grounded.gaze_maps.shape[0] == len(grounded.text_confidence) == 0
+    assert grounded.boxes == grounded.box_scores == []
 
 
 def test_the_pipeline_writes_a_report(model, processor, batch, tokenizer):
