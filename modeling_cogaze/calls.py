@@ -26,6 +26,9 @@ BATCH_INPUTS = frozenset(
     }
 )
 
+# Arguments and config fields that ask for what each layer gives.
+LAYER_FLAGS = ("output_hidden_states", "output_attentions")
+
 
 def standard_call(function: Callable) -> Callable:
     """Decorator of `forward` and of feature calls: what transformers' own models understand.
@@ -39,7 +42,7 @@ def standard_call(function: Callable) -> Callable:
     """
     parameters = inspect.signature(function).parameters
     optional = BATCH_INPUTS if function.__name__ == "forward" else frozenset()
-    wanted = [name for name in ("output_hidden_states", "output_attentions") if name in parameters]
+    wanted = [name for name in LAYER_FLAGS if name in parameters]
 
     @functools.wraps(function)
     def call(self, *args, return_dict: bool | None = None, **kwargs):
@@ -81,4 +84,4 @@ def asked_for(flags: dict) -> dict:
     return {name: value for name, value in flags.items() if value}
 
 
-__all__ = ["BATCH_INPUTS", "asked_for", "layers_of", "standard_call", "with_own_parameters"]
+__all__ = ["BATCH_INPUTS", "LAYER_FLAGS", "asked_for", "layers_of", "standard_call", "with_own_parameters"]

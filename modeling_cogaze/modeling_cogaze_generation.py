@@ -3,6 +3,7 @@
 import torch
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
+from .calls import standard_call
 from .configuration_cogaze import CoGazeConfig
 from .dual_encoder import grad_unless_frozen
 from .modeling_cogaze import CoGazeModel, CoGazePreTrainedModel
@@ -23,6 +24,7 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
         self.post_init()
         self.train()
 
+    @standard_call
     def encode(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -30,15 +32,24 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
         context_input_ids: torch.Tensor | None = None,
         context_attention_mask: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> EncodedImages:
         """Vision latents, then context latents (B, 2Q, D), and patches (B, P, D).
 
         Arguments as in `CoGazeModel.forward`.
         """
         with grad_unless_frozen(self.base_model, self.config.freeze_encoder):
-            tokens, patches = self.cogaze.encode_patches(pixel_values, view_position_ids, vision_features)
+            tokens, patches, layers = self.cogaze._patches(
+                pixel_values,
+                view_position_ids,
+                vision_features,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+            )
             latents = self.cogaze.encode_image(tokens, context_input_ids, context_attention_mask)
-        return EncodedImages(last_hidden_state=torch.cat(latents, dim=1), patch_features=patches)
+        return EncodedImages(last_hidden_state=torch.cat(latents, dim=1), patch_features=patches, **layers)
 
     def predict_gaze(
         self,
@@ -51,6 +62,7 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
         sentences = self.cogaze.get_transcript_features(input_ids, attention_mask)
         return self.cogaze.gaze_logits(patch_features, sentences, image_index).softmax(dim=-1)
 
+    @standard_call
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -65,7 +77,9 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
         use_cache: bool | None = None,
         vision_features: torch.Tensor | None = None,
         logits_to_keep: int = 0,
-        **kwargs,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> Seq2SeqLMOutput:
         """Next-token logits, and with `labels` the loss.
 
@@ -78,11 +92,20 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
                 per token, or labels (B, L + 1) as above.
             encoder_outputs: what `encode` gave, or (memory,) with memory (B, M, D), in place of the image.
             vision_features: (B, P or 1 + P, W) stored tokens of the frozen vision encoder, in place of `pixel_values`.
+            output_hidden_states, output_attentions: give those of the vision encoder and of the decoder, the weights
+                of its cross-attention among them; attention weights by the eager implementation alone.
         """
         idle = []
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         if encoder_outputs is None:
             encoder_outputs = self.encode(
-                pixel_values, view_position_ids, context_input_ids, context_attention_mask, vision_features
+                pixel_values,
+                view_position_ids,
+                context_input_ids,
+                context_attention_mask,
+                vision_features,
+                return_dict=True,
+                **asked,
             )
         else:
             idle = list(self.cogaze.parameters())
@@ -95,7 +118,7 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
             use_cache,
             logits_to_keep,
             idle,
-            **kwargs,
+            **asked,
         )
 
 

@@ -13,6 +13,8 @@ from .outputs import ZeroShotOutput, zero_shot_output
 class CoGazeForZeroShotImageClassification(CoGazePreTrainedModel):
     """Scores images against prompts; what the `zero-shot-image-classification` pipeline runs."""
 
+    main_input_name = "input_ids"
+
     def __init__(self, config: CoGazeConfig):
         super().__init__(config)
         self.cogaze = CoGazeModel(config)

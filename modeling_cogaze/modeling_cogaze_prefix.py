@@ -6,13 +6,14 @@ import os
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import is_peft_available, torch_compilable_check
 
+from .calls import asked_for, layers_of, standard_call
 from .configuration_cogaze_prefix import PREFIX_LATENTS, CoGazePrefixConfig
 from .dual_encoder import adapters, freeze, grad_unless_frozen
 from .encoders import build_part
 from .modeling_cogaze import CoGazeForPreTraining
+from .outputs import PrefixOutput
 from .prefix_loading import (
     HUB_ARGUMENTS,
     LEFT_ASIDE,
@@ -24,7 +25,14 @@ from .prefix_loading import (
     saved_weights,
     take,
 )
-from .report_generation import NOT_FOR_GENERATION, EncodedImages, GroundingMixin, probabilities_of, report_loss
+from .report_generation import (
+    NOT_FOR_GENERATION,
+    EncodedImages,
+    GroundingMixin,
+    as_encoded,
+    probabilities_of,
+    report_loss,
+)
 
 if is_peft_available():
     from peft import LoraConfig
@@ -287,9 +295,17 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         Raises:
             ValueError: a prompt has not `config.num_image_tokens` placeholders.
         """
-        placeholder = input_ids == self.config.image_token_id
+        return self._put_in_place(input_ids, self._prefix(latents))
+
+    def _prefix(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, N, W) the adapted latents that `config.prefix_latents` names."""
         parts = dict(zip(PREFIX_LATENTS, latents.chunk(2, dim=1), strict=True))
         prefix = torch.cat([parts[name] for name in self.config.prefix_latents], dim=1)
+        # The bias, since a quantised weight's dtype is that of its storage.
+        return self.adapter(prefix.to(self.adapter.bias.dtype))
+
+    def _put_in_place(self, input_ids: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+        placeholder = input_ids == self.config.image_token_id
         torch_compilable_check(
             (placeholder.sum(dim=1) == prefix.shape[1]).all(),
             lambda: (
@@ -299,10 +315,9 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         )
         # The placeholder's id may lie beyond the vocabulary.
         embeds = self.get_input_embeddings()(input_ids.masked_fill(placeholder, 0))
-        # The bias, since a quantised weight's dtype is that of its storage.
-        prefix = self.adapter(prefix.to(self.adapter.bias.dtype)).to(embeds.dtype)
-        return embeds.masked_scatter(placeholder[..., None], prefix)
+        return embeds.masked_scatter(placeholder[..., None], prefix.to(embeds.dtype))
 
+    @standard_call
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -314,8 +329,10 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         labels: torch.Tensor | None = None,
         encoder_outputs: EncodedImages | tuple | None = None,
         vision_features: torch.Tensor | None = None,
-        **kwargs,
-    ) -> CausalLMOutput:
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> PrefixOutput:
         """Loss and logits of reports behind their prompts; without `labels`, the logits (B, T, V) of the prompts.
 
         Args:
@@ -325,32 +342,42 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
                 without its beginning token; logits (B, L - 1, V) predict the rest, and the loss is the mean over it.
             encoder_outputs: what `encode` gave, in place of the image.
             vision_features: stored tokens of the frozen vision encoder, in place of `pixel_values`.
+            output_hidden_states, output_attentions: give those of the language model.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encode(
                 pixel_values, view_position_ids, context_input_ids, context_attention_mask, vision_features
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        embeds = self.embed_prompt(input_ids, encoder_outputs[0])
+        prefix = self._prefix(encoder_outputs[0])
+        embeds = self._put_in_place(input_ids, prefix)
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        loss = None
         if labels is None:
-            return CausalLMOutput(logits=self._run_language_model(embeds, mask))
-        targets = labels[:, 1:]
-        # The prompt's last position predicts the report's first token.
-        logits = self._report_logits(embeds, mask, targets[:, :-1])
-        return CausalLMOutput(loss=report_loss(logits, targets, over_processes=self.training), logits=logits)
+            outputs = self._run_language_model(embeds, mask, **asked)
+        else:
+            targets = labels[:, 1:]
+            # The prompt's last position predicts the report's first token.
+            outputs = self._read_report(embeds, mask, targets[:, :-1], **asked)
+            loss = report_loss(outputs.logits, targets, over_processes=self.training)
+        return PrefixOutput(loss=loss, logits=outputs.logits, image_hidden_states=prefix, **layers_of(outputs))
 
-    def _report_logits(self, prompt: torch.Tensor, prompt_mask: torch.Tensor, report: torch.Tensor) -> torch.Tensor:
+    def _read_report(self, prompt: torch.Tensor, prompt_mask: torch.Tensor, report: torch.Tensor, **asked: bool):
         """Logits (B, L + 1, V) for the tokens (B, L) of a report, and for what follows, behind prompts (B, T, W)."""
         present = report != -100
         embeds = torch.cat([prompt, self.get_input_embeddings()(report.masked_fill(~present, 0))], dim=1)
         mask = torch.cat([prompt_mask, present.to(prompt_mask.dtype)], dim=1)
-        return self._run_language_model(embeds, mask, keep=report.shape[1] + 1)
+        return self._run_language_model(embeds, mask, keep=report.shape[1] + 1, **asked)
 
-    def _run_language_model(self, embeds: torch.Tensor, mask: torch.Tensor, keep: int = 0) -> torch.Tensor:
-        """Logits of the last `keep` positions; 0: of all."""
+    def _run_language_model(self, embeds: torch.Tensor, mask: torch.Tensor, keep: int = 0, **asked: bool):
+        """Its outputs, with the logits of the last `keep` positions; 0: of all."""
         optional = {"position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0), "logits_to_keep": keep, "use_cache": False}
         optional = {name: value for name, value in optional.items() if name in self._forward_arguments}
-        return self.language_model(inputs_embeds=embeds, attention_mask=mask, **optional).logits[:, -keep:]
+        outputs = self.language_model(
+            inputs_embeds=embeds, attention_mask=mask, return_dict=True, **optional, **asked_for(asked)
+        )
+        outputs.logits = outputs.logits[:, -keep:]
+        return outputs
 
     @torch.no_grad()
     def generate(
@@ -388,7 +415,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             kwargs.pop(name, None)
         own = {name: kwargs.pop(name) for name in inspect.signature(self.encode).parameters if name in kwargs}
         encoded = kwargs.pop("encoder_outputs", None)
-        encoded = self.encode(**own) if encoded is None else encoded
+        encoded = self.encode(**own) if encoded is None else as_encoded(encoded)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self.language_model.generation_config = self.generation_config
         outputs = self.language_model.generate(
@@ -424,8 +451,8 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:
         prompts = self.embed_prompt(input_ids, memory)[image_index]
-        logits = self._report_logits(prompts, attention_mask[image_index], sequences[:, 1:-1])
-        return probabilities_of(logits, sequences)
+        outputs = self._read_report(prompts, attention_mask[image_index], sequences[:, 1:-1])
+        return probabilities_of(outputs.logits, sequences)
 
 
 def _without_sampling(given: GenerationConfig) -> GenerationConfig:

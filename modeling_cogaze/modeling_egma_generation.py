@@ -3,6 +3,7 @@
 import torch
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
+from .calls import standard_call
 from .configuration_egma import EgmaConfig
 from .dual_encoder import grad_unless_frozen
 from .modeling_egma import EgmaModel, EgmaPreTrainedModel
@@ -23,11 +24,21 @@ class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
         self.post_init()
         self.train()
 
-    def encode(self, pixel_values: torch.Tensor) -> EncodedImages:
+    @standard_call
+    def encode(
+        self,
+        pixel_values: torch.Tensor,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> EncodedImages:
         """The projected pooled image, then its patches (B, 1 + P, D), and the patches alone."""
         with grad_unless_frozen(self.base_model, self.config.freeze_encoder):
-            pooled, patches = self.egma.encode_image(pixel_values)
-        return EncodedImages(last_hidden_state=torch.cat([pooled[:, None], patches], dim=1), patch_features=patches)
+            pooled, patches, layers = self.egma._encode(
+                pixel_values, output_hidden_states, output_attentions=output_attentions
+            )
+        memory = torch.cat([pooled[:, None], patches], dim=1)
+        return EncodedImages(last_hidden_state=memory, patch_features=patches, **layers)
 
     def predict_gaze(
         self,
@@ -40,6 +51,7 @@ class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
         sentences = self.egma.sentence_features(input_ids, attention_mask)
         return self.egma.gaze_logits(patch_features, sentences, image_index).softmax(dim=-1)
 
+    @standard_call
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -50,7 +62,9 @@ class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
         past_key_values=None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        **kwargs,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> Seq2SeqLMOutput:
         """Next-token logits, and with `labels` the loss.
 
@@ -60,10 +74,13 @@ class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
             decoder_input_ids: (B, L) in place of `labels`; or beside them what the decoder reads, with one label (B, L)
                 per token, or labels (B, L + 1) as above.
             encoder_outputs: what `encode` gave, or (memory,) with memory (B, M, D), in place of the image.
+            output_hidden_states, output_attentions: give those of the vision encoder and of the decoder, the weights
+                of its cross-attention among them; attention weights by the eager implementation alone.
         """
         idle = []
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         if encoder_outputs is None:
-            encoder_outputs = self.encode(pixel_values)
+            encoder_outputs = self.encode(pixel_values, return_dict=True, **asked)
         else:
             idle = list(self.egma.parameters())
         return self.run_decoder(
@@ -75,7 +92,7 @@ class EgmaForConditionalGeneration(ReportGenerationMixin, EgmaPreTrainedModel):
             use_cache,
             logits_to_keep,
             idle,
-            **kwargs,
+            **asked,
         )
 
 

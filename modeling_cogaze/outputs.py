@@ -129,6 +129,25 @@ class ZeroShotOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+@dataclass
+class PrefixOutput(ModelOutput):
+    """A language model's, behind an image.
+
+    Args:
+        loss: where labels are given.
+        logits (B, L - 1, V) of a report's tokens; (B, T, V) of the prompts without one.
+        hidden_states, attentions: the language model's over prompt and report, where asked for; attention weights by
+            the eager implementation alone.
+        image_hidden_states (B, N, W): what stands at the prompts' N placeholders.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+
+
 def zero_shot_output(outputs) -> ZeroShotOutput:
     """The part of a base model's outputs that zero-shot classification gives."""
     return ZeroShotOutput(**{each.name: outputs[each.name] for each in fields(ZeroShotOutput) if each.name in outputs})
@@ -139,6 +158,7 @@ __all__ = [
     "CoGazePreTrainingOutput",
     "EgmaOutput",
     "EgmaPreTrainingOutput",
+    "PrefixOutput",
     "ZeroShotOutput",
     "zero_shot_output",
 ]

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
+from .calls import LAYER_FLAGS, layers_of
 from .distributed import mean_over_processes
 from .dual_encoder import freeze, spare_idle_parameters, zero_through
 from .encoders import build_part, copy_weights
@@ -32,10 +33,16 @@ NOT_FOR_GENERATION = (
 
 @dataclass
 class EncodedImages(ModelOutput):
-    """What a decoder reads, (B, M, W), and the projected patches (B, P, D) that sentences are grounded in."""
+    """What a decoder reads, (B, M, W), and the projected patches (B, P, D) that sentences are grounded in.
+
+    `hidden_states` and `attentions` are those of the vision encoder, where asked for; attention weights by the eager
+    implementation alone.
+    """
 
     last_hidden_state: torch.Tensor | None = None
     patch_features: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -65,6 +72,13 @@ class GroundedReports(ModelOutput):
     text_confidence: torch.Tensor | None = None
     boxes: list[torch.Tensor] | None = None
     box_scores: list[torch.Tensor] | None = None
+
+
+def as_encoded(outputs: ModelOutput | tuple) -> EncodedImages:
+    """What `encode` gave; a tuple is (memory,) or (memory, patches)."""
+    if isinstance(outputs, ModelOutput):
+        return outputs
+    return EncodedImages(**dict(zip(("last_hidden_state", "patch_features"), outputs, strict=False)))
 
 
 def report_loss(logits: torch.Tensor, targets: torch.Tensor, over_processes: bool) -> torch.Tensor:
@@ -144,8 +158,8 @@ class ReportEncoder(nn.Module):
         self.encode = generator.encode
 
     def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> EncodedImages:
-        own = {name: kwargs[name] for name in inspect.signature(self.encode).parameters if name in kwargs}
-        return self.encode(pixel_values=pixel_values, **own)
+        known = (*inspect.signature(self.encode).parameters, "return_dict")
+        return self.encode(pixel_values=pixel_values, **{name: kwargs[name] for name in known if name in kwargs})
 
 
 class ReportGenerationMixin(GroundingMixin, GenerationMixin):
@@ -259,7 +273,7 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
 
     def run_decoder(
         self,
-        encoded: ModelOutput | tuple,
+        encoded: EncodedImages | tuple,
         labels: torch.Tensor | None,
         decoder_input_ids: torch.Tensor | None,
         decoder_attention_mask: torch.Tensor | None,
@@ -267,12 +281,18 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
         use_cache: bool | None,
         logits_to_keep: int,
         idle: list[nn.Parameter],
-        **kwargs,
+        **asked: bool,
     ) -> Seq2SeqLMOutput:
-        """The second half of `forward`. `idle`: parameters that this batch leaves out, which DDP waits for."""
+        """The second half of `forward`.
+
+        Args:
+            idle: parameters that this batch leaves out, which DDP waits for.
+            asked: `LAYER_FLAGS`, for the decoder.
+        """
         if labels is None and decoder_input_ids is None:
             raise ValueError("labels and decoder_input_ids: give one of them.")
-        memory = encoded[0]
+        encoded = as_encoded(encoded)
+        memory = encoded.last_hidden_state
         if labels is not None:
             if decoder_input_ids is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -294,7 +314,8 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
             past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            **{name: kwargs[name] for name in ("output_attentions", "output_hidden_states") if name in kwargs},
+            return_dict=True,
+            **asked,
         )
         loss = None
         if labels is not None:
@@ -309,6 +330,7 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=memory,
+            **{f"encoder_{name}": value for name, value in layers_of(encoded).items()},
         )
 
     def _reorder_cache(self, past_key_values, beam_idx: torch.Tensor):
@@ -346,14 +368,17 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
             kwargs.pop(name, None)
         if inputs is not None:
             kwargs["pixel_values"] = inputs
-        own = {name: kwargs.pop(name) for name in inspect.signature(self.encode).parameters if name in kwargs}
+        asked = {
+            name: kwargs.get(name, getattr(generation_config or self.generation_config, name)) for name in LAYER_FLAGS
+        }
+        names = [name for name in inspect.signature(self.encode).parameters if name not in LAYER_FLAGS]
+        own = {name: kwargs.pop(name) for name in names if name in kwargs}
         encoded = kwargs.pop("encoder_outputs", None)
-        if encoded is None:
-            encoded = self.encode(**own)
+        encoded = self.encode(**own, **asked, return_dict=True) if encoded is None else as_encoded(encoded)
         if return_grounding and encoded.get("patch_features") is None:
             raise ValueError("encoder_outputs: patch_features are missing, which sentences are grounded in.")
         # Without the patches: beams multiply what is handed over.
-        memory = EncodedImages(last_hidden_state=encoded[0])
+        memory = EncodedImages(last_hidden_state=encoded[0], **layers_of(encoded))
         if kwargs.get("assistant_model") is not None:
             kwargs |= own  # An assistant encodes the images itself.
         outputs = super().generate(generation_config=generation_config, encoder_outputs=memory, **kwargs)
@@ -364,7 +389,12 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
     def _token_probabilities(
         self, sequences: torch.Tensor, memory: torch.Tensor, image_index: torch.Tensor
     ) -> torch.Tensor:
-        outputs = self(decoder_input_ids=sequences[:, :-1], encoder_outputs=(memory[image_index],), use_cache=False)
+        outputs = self(
+            decoder_input_ids=sequences[:, :-1],
+            encoder_outputs=(memory[image_index],),
+            use_cache=False,
+            return_dict=True,
+        )
         return probabilities_of(outputs.logits, sequences)
 
 
@@ -374,6 +404,7 @@ __all__ = [
     "GroundedReports",
     "GroundingMixin",
     "ReportGenerationMixin",
+    "as_encoded",
     "probabilities_of",
     "report_loss",
 ]
