@@ -36,8 +36,8 @@ def record_features() -> Features:
     whatever size `image` is stored at (a mask covers the whole original, at any size). Times are seconds, ages years.
     Labels hold `LABEL_CODES`, one per name in `label_names(dataset)`. `study_date` is an ISO date (year-month-day), as
     the source gives it: shifted, where it de-identifies by a shift. Where a source tells the order of a patient's
-    studies, by date or by number, a patient's records stand in it, oldest first. Data stored before a column was added
-    lack it.
+    studies, by date or by number, a patient's records stand in it, oldest first, and `facts_of` has a true
+    "studies_ordered". Data stored before a column was added lack it.
     """
     fixation = {
         "x": Value("float32"),

@@ -217,6 +217,7 @@ def build(
         dropped=dict(+dropped),
         dropped_examples=examples,
         noted=dict(+noted),
+        studies_ordered=any(item.get("study_order") is not None or item.get("study_date") for item in items),
         **facts,
     )
     # What `map` and `filter` cache by: the text protocol is part of it.

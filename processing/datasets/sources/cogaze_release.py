@@ -25,10 +25,12 @@ from datasets import Image, List, Value
 from ..records import CHEXBERT_OBSERVATIONS, NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN, record_features
 from .building import build, image_size
 from .common import Source, blank_record
+from .mimic_shared import study_facts
+from .order import oldest_first
 from .roots import find_root, read_text
 from .splits import choose_split
 
-VERSION = 2
+VERSION = 3
 CODES = {0: NOT_MENTIONED, 1: POSITIVE, 2: NEGATIVE, 3: UNCERTAIN}
 
 
@@ -58,7 +60,9 @@ def load_cogaze_release(
     gaze_base = Path(gaze_root).expanduser() if gaze_root else file.parent
     dropped: Counter = Counter()
     items = []
-    for name, item in read_annotation(file, ("id", "subject_id", "study_id", "anchor_scan", "findings")):
+    found = read_annotation(file, ("id", "subject_id", "study_id", "anchor_scan", "findings"))
+    facts = study_facts(Path(mimic_root).expanduser(), (str(item["id"]) for _, item in found))
+    for name, item in found:
         if not item.get("findings_factual_serialization"):
             dropped["no findings_factual_serialization"] += 1
             continue
@@ -67,6 +71,7 @@ def load_cogaze_release(
         gaze = gaze_base / heatmap["image_dir"] if heatmap else None
         items.append(
             {
+                **facts.get(str(item["id"]), {}),
                 "image_id": str(item["id"]),
                 "study_id": str(item["study_id"]),
                 "patient_id": str(item["subject_id"]),
@@ -87,7 +92,7 @@ def load_cogaze_release(
     features["diseases"] = List(Value("string"))
     return build(
         "cogaze_release",
-        choose_split(items, split, split_lists, dropped=dropped),
+        choose_split(oldest_first(items), split, split_lists, dropped=dropped),
         partial(make_record),
         features=features,
         label_names=CHEXBERT_OBSERVATIONS,
@@ -109,6 +114,7 @@ def make_record(item: dict, noted: Counter) -> dict:
         "image_width": width,
         "image_height": height,
         **{name: item[name] for name in (*fields, "similar_report", "diseases")},
+        "study_date": item.get("study_date"),
         "gaze": _readings(Path(lookup[0]), noted) if lookup else [],
     }
 

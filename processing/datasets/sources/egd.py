@@ -23,12 +23,13 @@ from ...reports import split_sentences
 from ..records import CHEXBERT_OBSERVATIONS
 from .building import build, image_size
 from .common import Skip, Source, age_in_years, blank_record, sex_letter
-from .mimic_shared import PROTOCOL, clean_readings, find_reports, mimic_splits, read_report
+from .mimic_shared import PROTOCOL, clean_readings, find_reports, mimic_splits, read_report, study_facts
+from .order import oldest_first
 from .roots import find_root, read_text
 from .splits import choose_split
 from .tables import chexpert_codes, number, read_table
 
-VERSION = 1
+VERSION = 2
 SOURCE_NAME = "EGD"
 LABEL_COLUMNS = [f"{name.lower().replace(' ', '_')}__chx" for name in CHEXBERT_OBSERVATIONS]
 
@@ -58,6 +59,7 @@ def load_egd(
     before = Counter(table["dicom_id"])
     table = table[~table.duplicated("dicom_id")]
     readings, boxes = egd_readings(root, dropped), _boxes(root, dropped)
+    facts = study_facts(mimic, table["dicom_id"])
     split_of, reports = mimic_splits(mimic), find_reports(mimic, reports_root)
     items = []
     for row in table.to_dict("records"):
@@ -69,6 +71,7 @@ def load_egd(
         items.append(
             {
                 "image_id": row["dicom_id"],
+                **facts.get(row["dicom_id"], {}),
                 "study_id": path[2][1:],
                 "patient_id": path[1][1:],
                 "patient_age": age_in_years(row.get("anchor_age", "")),
@@ -87,7 +90,7 @@ def load_egd(
     noted = Counter({"further row of the same image in the master sheet": sum(before.values()) - len(before)})
     return build(
         "egd",
-        choose_split(items, split, split_lists, dropped=dropped),
+        choose_split(oldest_first(items), split, split_lists, dropped=dropped),
         partial(make_record, missing_findings=missing_findings),
         label_names=CHEXBERT_OBSERVATIONS,
         text_protocol=f"indication of the master sheet; {PROTOCOL[missing_findings]}",
@@ -116,6 +119,7 @@ def make_record(item: dict, noted: Counter, missing_findings: str = "keep") -> d
         "image_height": height,
         **{name: item[name] for name in fields},
         "view_position": item.get("view_position", ""),
+        "study_date": item.get("study_date"),
         "indication": item["indication"] or sections.get("indication", ""),
         "history": sections.get("history", ""),
         "findings": findings,

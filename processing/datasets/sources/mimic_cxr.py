@@ -24,8 +24,16 @@ from .building import build
 from .common import Source
 from .egd import egd_readings
 from .mimic_labels import label_items
-from .mimic_shared import PROTOCOL, find_reports, make_record, mimic_splits
-from .order import iso_date, oldest_first
+from .mimic_shared import (
+    PROTOCOL,
+    STUDY_COLUMNS,
+    facts_of_row,
+    find_reports,
+    make_record,
+    mimic_splits,
+    patients_table,
+)
+from .order import oldest_first
 from .reflacx import reflacx_readings
 from .roots import find_root, first_file
 from .samples import SAMPLES, sample_facts, sample_per_class
@@ -45,6 +53,7 @@ def load_mimic_cxr(
     tables_root=None,
     labels: str = "chexpert",
     labels_root=None,
+    patients=None,
     chexmask=None,
     missing_findings: str = "keep",
     views: tuple[str, ...] | None = None,
@@ -66,6 +75,7 @@ def load_mimic_cxr(
         labels: "chexpert", "negbio", "radiologists" (part of the test set), or CXR-LT's "cxr_lt_2023", "cxr_lt_2024",
             "cxr_lt_2024_task1" or "cxr_lt_2024_task2" (names and splits of its own); see `mimic_labels`.
         labels_root: where the labels' table is, if not there; CXR-LT's folder.
+        patients: MIMIC-IV's `hosp/patients.csv.gz`, for age and sex (MIMIC-CXR has neither); see `study_facts`.
         chexmask: CheXmask's table, `MIMIC-CXR-JPG.csv`; see `chexmask.attach`.
         missing_findings: "keep", "drop", or "unlabelled" (take the paragraph without a header, drop if there is none).
         views: keep these view positions only, e.g. ("PA", "AP").
@@ -80,7 +90,7 @@ def load_mimic_cxr(
         raise ValueError(f"sample: it is drawn by chexpert or negbio, not {labels}.")
     root = find_root(root, "MIMIC-CXR", "files", "*metadata.csv*|cxr-record-list.csv*")
     dropped: Counter = Counter()
-    items = mimic_items(root, reports_root, dropped, tables_root)
+    items = mimic_items(root, reports_root, dropped, tables_root, patients)
     items, names = label_items(items, Path(tables_root or root), labels, labels_root, dropped)
     if egd_root or reflacx_root:
         _join_gaze(items, egd_root, reflacx_root, dropped)
@@ -115,7 +125,9 @@ def load_mimic_cxr(
 load_mimic_5x200 = partial(load_mimic_cxr, sample="5x200", views=("PA", "AP"))
 
 
-def mimic_items(root: Path, reports_root=None, dropped: Counter | None = None, tables_root=None) -> list[dict]:
+def mimic_items(
+    root: Path, reports_root=None, dropped: Counter | None = None, tables_root=None, patients=None
+) -> list[dict]:
     """What `make_record` needs of every image in the tables but its labels, a patient's studies oldest first."""
     dropped = Counter() if dropped is None else dropped
     tables = Path(tables_root or root)
@@ -126,7 +138,7 @@ def mimic_items(root: Path, reports_root=None, dropped: Counter | None = None, t
     table = read_table(metadata or records, ("dicom_id", "subject_id", "study_id", *sized))
     split_of, reports = mimic_splits(tables), find_reports(root, reports_root)
     items = []
-    wanted = ("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns", "StudyDate", "StudyTime")
+    wanted, known = ("dicom_id", "subject_id", "study_id", "Rows", "Columns", *STUDY_COLUMNS), patients_table(patients)
     table = without_duplicates(table, "dicom_id", dropped)
     for row in table[[name for name in wanted if name in table]].to_dict("records"):
         subject, study, dicom = row["subject_id"], row["study_id"], row["dicom_id"]
@@ -134,16 +146,12 @@ def mimic_items(root: Path, reports_root=None, dropped: Counter | None = None, t
         files = [f"{root}/{folder}/{dicom}.{'dcm' if dicom_files else 'jpg'}"]
         if reports:
             files.append(f"{reports}/{folder}.txt")
-        date = iso_date(row.get("StudyDate", ""))
         items.append(
             {
                 "image_id": dicom,
                 "study_id": study,
                 "patient_id": subject,
-                "view_position": row.get("ViewPosition", "").strip().upper(),
-                "study_date": date,
-                # Times are HHMMSS.fraction, leading zeros lost.
-                "study_order": date and f"{date} {number(row.get('StudyTime'), 0.0):013.3f}",
+                **facts_of_row(row, known),
                 "image_width": int(number(row.get("Columns"), 0)),
                 "image_height": int(number(row.get("Rows"), 0)),
                 "labels": [NOT_MENTIONED] * 14,

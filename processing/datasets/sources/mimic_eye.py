@@ -19,13 +19,14 @@ from ..records import CHEXBERT_OBSERVATIONS
 from .building import build
 from .common import Source
 from .egd import egd_readings
-from .mimic_shared import PROTOCOL, SPLITS, make_record
+from .mimic_shared import PROTOCOL, SPLITS, STUDY_COLUMNS, facts_of_row, make_record
+from .order import oldest_first
 from .reflacx import reflacx_readings
 from .roots import find_root
 from .splits import choose_split
 from .tables import chexpert_codes, read_table
 
-VERSION = 1
+VERSION = 2
 
 
 def load_mimic_eye(
@@ -58,7 +59,7 @@ def load_mimic_eye(
                     "image_id": image.stem,
                     "study_id": study[1:],
                     "patient_id": patient.name.removeprefix("patient_"),
-                    "view_position": row.get("ViewPosition", "").strip().upper(),
+                    **facts_of_row(row, {}),
                     "image_width": 0,
                     "image_height": 0,
                     "labels": labels.get(study[1:], [-1] * 14),
@@ -71,7 +72,7 @@ def load_mimic_eye(
             dropped["reading of an image that is not there"] += sum(map(len, readings.values()))
     return build(
         "mimic_eye",
-        choose_split(items, split, split_lists, dropped=dropped),
+        choose_split(oldest_first(items), split, split_lists, dropped=dropped),
         partial(make_record, missing_findings=missing_findings),
         label_names=CHEXBERT_OBSERVATIONS,
         text_protocol=PROTOCOL[missing_findings],
@@ -94,13 +95,13 @@ def _readings(patient: Path, dropped: Counter) -> dict[str, list[dict]]:
 
 
 def _tables(root: Path) -> tuple[dict[str, dict], dict[str, list[int]]]:
-    """dicom_id -> ViewPosition and split; study_id -> labels. Whatever the tables are called."""
+    """dicom_id -> view, date and split; study_id -> labels. Whatever the tables are called."""
     facts: dict[str, dict] = {}
     labels: dict[str, list[int]] = {}
     for file in sorted((root / "spreadsheets").rglob("*.csv*")):
         columns = {column.strip() for column in pd.read_csv(file, nrows=0).columns}
-        if "dicom_id" in columns and columns & {"ViewPosition", "split"}:
-            wanted = [name for name in ("ViewPosition", "split") if name in columns]
+        if "dicom_id" in columns and columns & {*STUDY_COLUMNS, "split"}:
+            wanted = [name for name in (*STUDY_COLUMNS, "split") if name in columns]
             for row in read_table(file).to_dict("records"):
                 facts.setdefault(row["dicom_id"], {}).update({name: row[name] for name in wanted if row[name]})
         if "study_id" in columns and set(CHEXBERT_OBSERVATIONS) <= columns and "negbio" not in file.name:

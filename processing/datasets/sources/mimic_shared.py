@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 from ...gaze import clean_fixations
 from ..sections import split_sections
 from .building import dicom_facts, image_size
-from .common import Skip, blank_record
+from .common import Skip, blank_record, sex_letter
+from .order import iso_date
 from .roots import find_root, first_file, read_text
-from .tables import read_table
+from .tables import number, read_table
 
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
 PROTOCOL = {
@@ -30,6 +32,59 @@ def mimic_splits(root: Path) -> dict[str, str]:
         return {}
     table = read_table(file, ("dicom_id", "split"))
     return {dicom: SPLITS.get(name, name) for dicom, name in zip(table["dicom_id"], table["split"], strict=True)}
+
+
+def study_facts(root: Path, dicom_ids: Iterable[str], patients=None) -> dict[str, dict]:
+    """dicom_id -> view_position, study_date, study_order, and with `patients` patient_age and patient_sex.
+
+    From MIMIC-CXR-JPG's metadata table; empty without it. Studies of one day are told apart by StudyTime.
+
+    Args:
+        root: the folder with the table, or one below it.
+        patients: MIMIC-IV's `hosp/patients.csv.gz`. An age is the anchor age and the years from the anchor year to the
+            study, whose dates are shifted alike; 91 at the anchor stands for all over 89.
+
+    Raises:
+        ValueError: a missing column; names the file.
+    """
+    file = first_file(root, "*metadata.csv*", "../*metadata.csv*")
+    if file is None:
+        return {}
+    known = patients_table(patients)
+    table = read_table(file, ("dicom_id",))
+    wanted = [name for name in ("dicom_id", "subject_id", *STUDY_COLUMNS) if name in table]
+    rows = table.loc[table["dicom_id"].isin(set(dicom_ids)), wanted].to_dict("records")
+    return {row["dicom_id"]: facts_of_row(row, known) for row in rows}
+
+
+STUDY_COLUMNS = ("ViewPosition", "StudyDate", "StudyTime")
+
+
+def facts_of_row(row: Mapping[str, str], patients: Mapping[str, tuple]) -> dict:
+    """`study_facts` of one row of the metadata table."""
+    date = iso_date(row.get("StudyDate", ""))
+    facts = {
+        "view_position": row.get("ViewPosition", "").strip().upper(),
+        "study_date": date,
+        # Times are HHMMSS.fraction, leading zeros lost.
+        "study_order": date and f"{date} {number(row.get('StudyTime'), 0.0):013.3f}",
+    }
+    if row.get("subject_id") in patients:
+        sex, age, year = patients[row["subject_id"]]
+        facts["patient_sex"] = sex
+        facts["patient_age"] = None if date is None or None in (age, year) else age + int(date[:4]) - year
+    return facts
+
+
+def patients_table(file) -> dict[str, tuple]:
+    """subject_id -> sex, anchor age, anchor year; empty for None."""
+    if file is None:
+        return {}
+    table = read_table(Path(file).expanduser(), ("subject_id", "gender", "anchor_age", "anchor_year"))
+    columns = (table[name] for name in ("subject_id", "gender", "anchor_age", "anchor_year"))
+    return {
+        subject: (sex_letter(sex), number(age), number(year)) for subject, sex, age, year in zip(*columns, strict=True)
+    }
 
 
 def find_reports(root: Path, reports_root=None) -> Path | None:
@@ -104,8 +159,8 @@ def make_record(item: dict, noted: Counter, missing_findings: str = "keep") -> d
         "image_width": width,
         "image_height": height,
         **{name: item[name] for name in ("image_id", "study_id", "patient_id", "labels")},
+        **{name: item.get(name) or facts.get(name) for name in ("patient_age", "patient_sex", "study_date")},
         "view_position": item["view_position"] or facts.get("view_position", ""),
-        "study_date": item.get("study_date") or facts.get("study_date"),
         **{name: sections[name] for name in ("indication", "history", "findings", "impression")},
         "gaze": clean_readings(item.get("gaze", []), (width, height), noted),
     }

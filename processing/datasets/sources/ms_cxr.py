@@ -20,13 +20,14 @@ from pathlib import Path
 from ..records import NEGATIVE, NOT_MENTIONED, POSITIVE
 from .building import build, image_size
 from .common import Source, blank_record
-from .mimic_shared import mimic_splits
+from .mimic_shared import mimic_splits, study_facts
+from .order import oldest_first
 from .phrases import grounded_text
 from .roots import find_root, first_file, read_text
 from .splits import choose_split
 from .tables import number, read_table
 
-VERSION = 1
+VERSION = 2
 NAME, TEMPORAL = "MS_CXR_Local_Alignment*", "MS_CXR_T_temporal_image_classification*.csv"
 CATEGORIES = (
     *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Lung Opacity", "Pleural Effusion", "Pneumonia"),
@@ -62,9 +63,11 @@ def load_ms_cxr(
     mimic = find_root(mimic_root, "MIMIC-CXR-JPG", "files")
     official = mimic_splits(mimic) if official_splits else None
     items: dict[str, dict] = {}
-    for row in _rows(root):
+    rows = _rows(root)
+    facts = study_facts(mimic, (row["dicom_id"] for row in rows))
+    for row in rows:
         dicom = row["dicom_id"]
-        item = items.setdefault(dicom, _item(mimic, dicom, row["path"]) | {"phrases": [], "found": []})
+        item = items.setdefault(dicom, _item(mimic, dicom, row["path"], facts) | {"phrases": [], "found": []})
         item["size"] = [int(number(row["image_width"], 0)), int(number(row["image_height"], 0))]
         own = row.get("split", "").strip().lower()
         item["split"] = official.get(dicom) if official is not None else SPLITS.get(own, own)
@@ -76,7 +79,7 @@ def load_ms_cxr(
     dropped: Counter = Counter()
     return build(
         "ms_cxr",
-        choose_split(list(items.values()), split, split_lists, dropped=dropped),
+        choose_split(oldest_first(list(items.values())), split, split_lists, dropped=dropped),
         make_phrase_record,
         label_names=CATEGORIES,
         text_protocol="MS-CXR's phrases as findings",
@@ -106,8 +109,10 @@ def load_ms_cxr_t(
     file, official = first_file(root, TEMPORAL), mimic_splits(mimic)
     columns = [f"{finding.lower().replace(' ', '_')}_progression" for finding in FINDINGS]
     items, previous = [], {}
-    for row in read_table(file, ("dicom_id", "previous_dicom_id", *columns)).to_dict("records"):
-        item = _item(mimic, row["dicom_id"].rsplit("/", 1)[-1], row["dicom_id"])
+    table = read_table(file, ("dicom_id", "previous_dicom_id", *columns))
+    facts = study_facts(mimic, (path.rsplit("/", 1)[-1] for path in table["dicom_id"]))
+    for row in table.to_dict("records"):
+        item = _item(mimic, row["dicom_id"].rsplit("/", 1)[-1], row["dicom_id"], facts)
         item["labels"] = []
         for column in columns:
             change = row[column].strip().lower()
@@ -122,7 +127,7 @@ def load_ms_cxr_t(
     dropped: Counter = Counter()
     return build(
         "ms_cxr_t",
-        choose_split(items, split, split_lists, dropped=dropped),
+        choose_split(oldest_first(items), split, split_lists, dropped=dropped),
         make_record,
         label_names=CHANGE_NAMES,
         text_protocol="no text",
@@ -161,12 +166,13 @@ def _rows(root: Path) -> list[dict]:
     return rows
 
 
-def _item(mimic: Path, dicom: str, path: str) -> dict:
+def _item(mimic: Path, dicom: str, path: str, facts: dict[str, dict]) -> dict:
     found = re.search(r"p\d\d/p(\d+)/s(\d+)", path)
     if found is None:
         raise ValueError(f"path: {path!r} of {dicom} is not p10/p<patient>/s<study>/...")
     return {
         "image_id": dicom,
+        **facts.get(dicom, {}),
         "study_id": found[2],
         "patient_id": found[1],
         "files": [str(mimic / "files" / found[0] / f"{dicom}.jpg")],
@@ -193,6 +199,8 @@ def make_record(item: dict, noted: Counter) -> dict:
         "image_width": width,
         "image_height": height,
         **{name: item[name] for name in ("image_id", "study_id", "patient_id", "labels")},
+        "view_position": item.get("view_position", ""),
+        "study_date": item.get("study_date"),
     }
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..records import NEGATIVE, POSITIVE
 from .building import build, image_size
 from .common import Source, age_in_years, blank_record, indication_of, sex_letter
+from .order import oldest_first
 from .roots import find_root, first_file, image_index, stem
 from .splits import choose_split
 from .tables import box_corners, number, read_table, without_duplicates
@@ -99,6 +100,7 @@ def load_nih(
                 "view_position": row.get("View Position", "").strip().upper(),
                 "patient_age": age_in_years(row["Patient Age"]),
                 "patient_sex": sex_letter(row["Patient Gender"]),
+                "study_order": follow_up,
                 "follow_up": None if follow_up is None else int(follow_up),
                 "labels": _labels(row, file),
                 "regions": boxes.get(name, []),
@@ -109,7 +111,7 @@ def load_nih(
         split_lists = root
     return build(
         "nih",
-        choose_split(items, split, split_lists, dropped=dropped),
+        choose_split(oldest_first(items), split, split_lists, dropped=dropped),
         partial(make_record, demographics=demographics),
         label_names=NIH_LABELS,
         text_protocol="indication from age, sex and follow-up number" if demographics else "no text",

@@ -5,14 +5,16 @@ from datetime import date
 
 
 def iso_date(text) -> str | None:
-    """ "2014-09-15" from "20140915", "20140915.0" or "2014-09-15"; None for what is no date."""
+    """ "2014-09-15" from "20140915", "20140915.0" or "2014-09-15"; None for what is no date, or stands for none (1901,
+    in anonymised DICOMs)."""
     found = re.match(r"(\d{4})-?(\d{2})-?(\d{2})(?!\d)", str(text).strip())
     if not found:
         return None
     try:
-        return date(*map(int, found.groups())).isoformat()
+        day = date(*map(int, found.groups()))
     except ValueError:
         return None
+    return day.isoformat() if day.year > 1901 else None
 
 
 def oldest_first(items: list[dict]) -> list[dict]:

@@ -20,12 +20,13 @@ from datasets import List, Value
 from ..records import NEGATIVE, NOT_MENTIONED, POSITIVE, record_features
 from .building import build
 from .common import Source
-from .mimic_shared import PROTOCOL, find_reports, make_record, mimic_splits
+from .mimic_shared import PROTOCOL, find_reports, make_record, mimic_splits, study_facts
+from .order import oldest_first
 from .roots import find_root, first_file
 from .splits import choose_split
 from .tables import number, read_table
 
-VERSION = 2
+VERSION = 3
 SOURCE_NAME = "REFLACX"
 _NOT_LABELS = {
     "id",
@@ -77,6 +78,7 @@ def load_reflacx(
     readings = reflacx_readings(root, dropped, rows)
     regions = _regions(root, rows, dropped)
     split_of, reports = mimic_splits(mimic), find_reports(mimic, reports_root)
+    facts = study_facts(mimic, readings)
     by_image: dict[str, list[dict]] = {}
     for row in rows:
         by_image.setdefault(row["dicom_id"], []).append(row)
@@ -96,6 +98,7 @@ def load_reflacx(
                 "study_id": path[2][1:],
                 "patient_id": group[0]["subject_id"] or path[1][1:],
                 "view_position": "",
+                **facts.get(dicom, {}),
                 "image_width": int(number(group[0]["image_size_x"], 0)),
                 "image_height": int(number(group[0]["image_size_y"], 0)),
                 "labels": [_code(certainty) for certainty in certainties],
@@ -113,7 +116,7 @@ def load_reflacx(
     features |= {"label_certainty": List(Value("int8")), "region_certainty": List(Value("int8"))}
     return build(
         "reflacx",
-        choose_split(items, split, split_lists, dropped=dropped),
+        choose_split(oldest_first(items), split, split_lists, dropped=dropped),
         partial(make_reflacx_record, missing_findings=missing_findings),
         features=features,
         label_names=names,

@@ -23,11 +23,13 @@ from .building import build, image_size
 from .chexpert import patient_path
 from .cogaze_release import find_annotation, image_bases, locate, preferred_view, read_annotation
 from .common import Skip, Source, blank_record
+from .mimic_shared import study_facts
+from .order import oldest_first
 from .roots import first_file, stem
 from .splits import choose_split
-from .tables import read_table
+from .tables import number, read_table
 
-VERSION = 2
+VERSION = 3
 
 
 def load_srrg(
@@ -49,7 +51,12 @@ def load_srrg(
         mimic_root, chexpert_plus_root: where image paths start; the items of one that is not given are dropped.
     """
     found = read_srrg(root)
-    views_of = {"mimic": _mimic_views(mimic_root), "chexpert": _chexpert_views(chexpert_plus_root)}
+    paths = [path for _, item in found for path in item["image_paths"]]
+    facts = study_facts(Path(mimic_root).expanduser(), map(stem, paths)) if mimic_root else {}
+    views_of = {
+        "mimic": {dicom: fact["view_position"] for dicom, fact in facts.items()},
+        "chexpert": _chexpert_views(chexpert_plus_root),
+    }
     bases = {"mimic": image_bases(mimic_root), "chexpert": image_bases(chexpert_plus_root)}
     dropped: Counter = Counter()
     items = []
@@ -63,8 +70,10 @@ def load_srrg(
             continue
         views = item.get("view_positions") or [_view_of(path, views_of[origin]) for path in item["image_paths"]]
         path, view = preferred_view(list(item["image_paths"]), list(views))
+        own = facts.get(stem(path), {}) if origin == "mimic" else {"study_order": _study_number(path)}
         items.append(
-            {
+            own
+            | {
                 "image_id": Path(path).stem if origin == "mimic" else re.sub(r"\.\w+$", "", path),
                 "study_id": _study(path) or str(item["id"]),
                 "patient_id": _patient(path) or str(item["id"]),
@@ -77,7 +86,7 @@ def load_srrg(
         )
     return build(
         "srrg",
-        choose_split(items, split, split_lists, dropped=dropped),
+        choose_split(oldest_first(items), split, split_lists, dropped=dropped),
         make_record,
         label_names=[],
         text_protocol="structured findings section under SRRG's eight headers; history section",
@@ -120,14 +129,6 @@ def read_srrg(root) -> list[tuple[str, dict]]:
     return found
 
 
-def _mimic_views(root) -> dict[str, str]:
-    file = root and first_file(Path(root).expanduser(), "*metadata.csv*", "../*metadata.csv*")
-    if not file:
-        return {}
-    table = read_table(file, ("dicom_id", "ViewPosition"))
-    return dict(zip(table["dicom_id"], table["ViewPosition"], strict=True))
-
-
 def _chexpert_views(root) -> dict[str, str]:
     file = root and first_file(Path(root).expanduser(), "df_chexpert_plus*.csv*", "../df_chexpert_plus*.csv*")
     if not file:
@@ -152,6 +153,12 @@ def _study(path: str) -> str:
     return (found[1] or found[2]) if found else ""
 
 
+def _study_number(path: str) -> float | None:
+    """CheXpert numbers a patient's studies by time."""
+    found = re.search(r"/study(\d+)/", path)
+    return number(found[1]) if found else None
+
+
 def make_record(item: dict, noted: Counter) -> dict:
     if not parse_structured(item["findings"]):
         raise Skip("findings without a structured header")
@@ -162,6 +169,7 @@ def make_record(item: dict, noted: Counter) -> dict:
         "image_width": width,
         "image_height": height,
         **{name: item[name] for name in fields},
+        "study_date": item.get("study_date"),
     }
 
 

@@ -85,8 +85,16 @@ def mimic_cxr(root: Path, reports: Path | None = None, suffix=".csv.gz"):
     reports = reports or root
     for seed, name in enumerate(("d1", "d2", "d3", "d4")):
         picture(root / mimic_folder(name) / f"{name}.jpg", 200, 240, seed)
-    rows = [(name, s, t, view, 240, 200) for name, (s, t, view, _) in MIMIC.items()]
-    header = ("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns")
+    when = {"d3": ("21790101", "83014.0")}
+    rows = [
+        (name, s, t, "CHEST (PA AND LAT)", view, 240, 200, *when.get(name, ("21800506", "213014.531")), "", "", "Erect")
+        for name, (s, t, view, _) in MIMIC.items()
+    ]
+    header = (
+        *("dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns"),
+        *("StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning"),
+        "PatientOrientationCodeSequence_CodeMeaning",
+    )
     table(root / f"mimic-cxr-2.0.0-metadata{suffix}", header, *rows, rows[3])
     splits = [(name, t, s, split) for name, (s, t, _, split) in MIMIC.items()]
     table(root / f"mimic-cxr-2.0.0-split{suffix}", ("dicom_id", "study_id", "subject_id", "split"), *splits)
@@ -240,8 +248,9 @@ def mimic_eye(root: Path):
     reflacx_reading(patient / "REFLACX/main_data/P101R1")
     table(patient / "REFLACX/gaze_data/P101R1/gaze.csv", ("timestamp_sample",), (0.1,))
     picture(root / "patient_10000764/CXR-JPG/s57375967/d3.jpg", 200, 240, 1)
-    header = ("dicom_id", "subject_id", "study_id", "ViewPosition")
-    table(root / "spreadsheets/cxr_meta.csv", header, ("d1", "10000032", "50414267", "PA"))
+    header = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
+    row = ("d1", "10000032", "50414267", "PA", "21800506", "213014.531")
+    table(root / "spreadsheets/cxr_meta.csv", header, row)
     table(root / "spreadsheets/CXR-JPG/cxr_split.csv", ("dicom_id", "split"), ("d1", "train"), ("d3", "validate"))
     labels = ("50414267", "1.0", *[""] * 13)
     table(root / "spreadsheets/CXR-JPG/cxr_chexpert.csv", ("study_id", *OBSERVATIONS), labels)

@@ -178,7 +178,7 @@ def test_mimic_eye(tmp_path):
 def test_the_release_brings_heatmap_pictures(mimic, tmp_path):
     dataset = load("cogaze_release", miniatures.cogaze_release(tmp_path / "annotation"), mimic_root=mimic)
     records = by_id(dataset)
-    assert list(records) == ["d1", "d2 and d1", "d3"]  # d2 has no serialization; d4's first picture is not there
+    assert set(records) == {"d1", "d2 and d1", "d3"}  # d2 has no serialization; d4's first picture is not there
     # The released code takes the first image of an item, whatever its view.
     assert records["d2 and d1"]["view_position"] == ""
     preferring = load("cogaze_release", tmp_path / "annotation", mimic_root=mimic, variant="preferred")
