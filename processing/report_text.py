@@ -88,7 +88,7 @@ class ReportTextMixin:
     def paint_gaze(self, image, gaze_map) -> Image.Image:
         """A radiograph (whatever `read_radiograph` takes) with a map (P,) over the patches of what the model saw."""
         picture = read_radiograph(image, "image")
-        values = np.asarray(torch.as_tensor(gaze_map).float().cpu()).reshape(self.grid_size)
+        values = np.asarray(torch.as_tensor(gaze_map).detach().float().cpu()).reshape(self.grid_size)
         return paint_gaze(picture, values, self.crop_box(picture.size, picture.size))
 
     def post_process_image_text_to_text(self, generated_outputs, **kwargs) -> list[str]:

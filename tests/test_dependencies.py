@@ -57,6 +57,11 @@ def test_no_decoder_with_a_known_hole_is_asked_for():
     assert "pylibjpeg-openjpeg" not in pinned() and "pylibjpeg-openjpeg" not in {each.name for each in declared()}
 
 
+def test_the_hooks_run_the_pinned_linter():
+    asked = re.findall(r"ruff==([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert asked == [pinned()["ruff"]] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.network
 def test_no_pinned_release_has_a_known_hole():

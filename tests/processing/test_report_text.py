@@ -168,6 +168,9 @@ def test_the_processor_paints_what_the_model_saw(processor, tokenizer):
         BitImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False), tokenizer, grid_size=(4, 4)
     )
     assert square.paint_gaze(PICTURE, flat).size == PICTURE.size
+    # A map as a model gives it outside of no_grad, in the precision it was made in.
+    learned = torch.tensor(flat, dtype=torch.bfloat16, requires_grad=True)
+    assert np.array_equal(processor.paint_gaze(PICTURE, learned), seen)
 
 
 def test_the_layer_is_what_paint_gaze_lays_over_a_radiograph():
