@@ -19,6 +19,7 @@ def hybrid_positive_contrastive_loss(
     text_embeds: torch.Tensor,
     study_ids: torch.Tensor | None,
     logit_scale: torch.Tensor | float,
+    present: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """L_con: symmetric cross-entropy in which all pairs of one study are positives.
 
@@ -29,6 +30,7 @@ def hybrid_positive_contrastive_loss(
         image_embeds, text_embeds: (B, D), of any length.
         study_ids: (B,) equal numbers for the same study; None makes each row a study of its own.
         logit_scale: log of the inverse temperature.
+        present: (B,) bool, rows that have a text; the others take no part, neither as images nor as texts. None: all.
     Returns:
         A scalar; zero, with a graph, for an empty batch.
     """
@@ -44,9 +46,17 @@ def hybrid_positive_contrastive_loss(
     if study_ids is None:
         study_ids = torch.arange(images, device=logits.device)
     positives = (study_ids[:, None] == study_ids[None, :]).to(logits)
-    targets = positives / positives.sum(dim=1, keepdim=True)
     cross_entropy = nn.functional.cross_entropy
-    return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
+    if present is None:
+        targets = positives / positives.sum(dim=1, keepdim=True)
+        return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
+    both = present[:, None] & present[None, :]
+    # Far below every logit, yet finite: zero times minus infinity is no number.
+    logits = logits.masked_fill(~both, -1e9)
+    positives = positives * both
+    targets = positives / positives.sum(dim=1, keepdim=True).clamp(min=1)
+    each = sum(cross_entropy(own, targets, reduction="none") for own in (logits, logits.T)) / 2
+    return (each * present).sum() / present.sum().clamp(min=1)
 
 
 def class_balanced_focal_loss(

@@ -9,7 +9,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .calls import layers_of, standard_call
 from .configuration_cogaze import CoGazeConfig
-from .distributed import gather_with_grad, mean_over_processes
 from .dual_encoder import (
     DualEncoderMixin,
     DualEncoderPreTrainedModel,
@@ -20,17 +19,10 @@ from .dual_encoder import (
     zero_through,
 )
 from .encoders import build_text_encoder, build_vision_encoder, first_tokens, vision_tokens
-from .losses_cogaze import (
-    class_balanced_focal_loss,
-    gaze_similarity,
-    hybrid_positive_contrastive_loss,
-    images_with_gaze,
-    precise,
-    soft_gaze_loss,
-    unit,
-)
+from .losses_cogaze import gaze_similarity, hybrid_positive_contrastive_loss, precise, unit
 from .outputs import CoGazeOutput, CoGazePreTrainingOutput
 from .perceiver import Perceiver
+from .pretraining_losses import PreTrainingLosses
 from .projectors import CoGazeImageProjector, CoGazeProjector
 
 
@@ -265,10 +257,14 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
 
     @standard_call
     def contrastive_loss(
-        self, image_features: torch.Tensor, text_features: torch.Tensor, study_ids: torch.Tensor | None
+        self,
+        image_features: torch.Tensor,
+        text_features: torch.Tensor,
+        study_ids: torch.Tensor | None,
+        present: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """`hybrid_positive_contrastive_loss` at the model's own temperature."""
-        return hybrid_positive_contrastive_loss(image_features, text_features, study_ids, self.logit_scale)
+        return hybrid_positive_contrastive_loss(image_features, text_features, study_ids, self.logit_scale, present)
 
     @standard_call
     def forward(
@@ -346,7 +342,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         return CoGazeOutput(**outputs)
 
 
-class CoGazeForPreTraining(CoGazePreTrainedModel):
+class CoGazeForPreTraining(PreTrainingLosses, CoGazePreTrainedModel):
     """CoGaze with its disease heads and losses, L = L_con + L_cls + L_G.
 
     In training mode under `torch.distributed`, embeddings are gathered, and all processes must call `forward` together;
@@ -377,6 +373,7 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
         labels: torch.Tensor | None = None,
         study_ids: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
+        report_present: torch.Tensor | None = None,
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -387,6 +384,8 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
             gaze_targets: (N, P) seconds of looking per patch, one row per transcript.
             labels: (B, C) 0 or 1 per label name; NaN leaves an entry out.
             study_ids: (B,) equal numbers for images of one study, on every process; by default all differ.
+            report_present: (B,) bool, images that have a report, where some rows of `report_input_ids` stand for none;
+                the others are left out of the contrast and of the report's classification. By default all have.
 
         The rest as in `CoGazeModel.forward`.
         """
@@ -414,9 +413,11 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
 
         parts = {}
         if config.use_contrastive and outputs.text_features is not None:
-            parts["contrastive"] = self._contrastive_loss(outputs.image_features, outputs.text_features, study_ids)
+            parts["contrastive"] = self._contrastive_loss(
+                outputs.image_features, outputs.text_features, study_ids, report_present
+            )
         if vision_logits is not None and labels is not None:
-            parts["classification"] = self._classification_loss(vision_logits, report_logits, labels)
+            parts["classification"] = self._classification_loss(vision_logits, report_logits, labels, report_present)
         if config.gaze_loss is not None:
             parts["gaze"] = self._gaze_loss(outputs, gaze_targets, transcript_image_index)
         loss = sum(getattr(config, f"{name}_loss_scale") * part for name, part in parts.items()) if parts else None
@@ -434,56 +435,6 @@ class CoGazeForPreTraining(CoGazePreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def _contrastive_loss(self, image_features, text_features, study_ids):
-        if self.config.contrastive_targets == "single":
-            study_ids = None
-        if self.training:
-            joined = gather_with_grad(precise(torch.cat([image_features, text_features], dim=-1)))
-            image_features, text_features = joined.chunk(2, dim=-1)
-            study_ids = None if study_ids is None else gather_with_grad(study_ids)
-        return self.cogaze.contrastive_loss(image_features, text_features, study_ids)
-
-    def _classification_loss(self, vision_logits, report_logits, labels):
-        config = self.config
-        logits = [vision_logits] if report_logits is None else [vision_logits, report_logits]
-        if self.training:
-            *logits, labels = gather_with_grad(torch.stack([*logits, labels.to(vision_logits)], dim=1)).unbind(dim=1)
-        gamma = config.focal_gamma if config.classification_loss == "focal" else 0.0
-        balance = (config.positives_per_class, config.class_balance_beta, gamma, config.class_balance_epsilon)
-        losses = [class_balanced_focal_loss(each, labels, *balance) for each in logits]
-        return sum(losses) / len(losses)
-
-    def _gaze_loss(self, outputs, gaze_targets, image_index):
-        config = self.config
-        images, gaze_logits = outputs.image_features, outputs.gaze_logits
-        if gaze_logits is None or gaze_targets is None:
-            gaze_logits = gaze_targets = images.new_zeros(0, 1)
-            image_index = torch.zeros(0, dtype=torch.long, device=images.device)
-        num_images = None
-        if self.training:
-            count = images_with_gaze(gaze_targets, image_index, config.gaze_count_empty_images)
-            num_images = mean_over_processes(count.float())
-        return soft_gaze_loss(
-            gaze_logits,
-            gaze_targets,
-            image_index,
-            top_fraction=config.gaze_top_fraction,
-            weight=config.gaze_loss_weight,
-            divergence=config.gaze_loss,
-            patch_rows=config.gaze_patch_rows,
-            num_images=num_images,
-            cut=config.gaze_cut,
-            keep_empty_rows=config.gaze_keep_empty_rows,
-            count_empty_images=config.gaze_count_empty_images,
-        )
-
-    def _zero(self, complete: bool) -> torch.Tensor:
-        """Zero, with a graph to the parameters that this batch left out: DDP waits for each one's gradient."""
-        idle = [self.cogaze.logit_scale, self.cogaze.logit_scale_gaze]
-        if not complete:
-            idle = self.parameters()
-        return zero_through(idle)
 
 
 __all__ = [

@@ -14,7 +14,7 @@ from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .batches import as_batch, check_proportions, given_readings, given_sizes, study_numbers, whole_text
 from .boxes import BoxMixin
-from .gaze import clean_fixations, gaze_targets, heatmap_targets, rendered_targets, validate_reading
+from .gaze_inputs import GazeInputs
 from .post_processing import MaskPostProcessing
 from .processor_arguments import StockArgumentsMixin
 from .radiographs import read_radiograph
@@ -44,7 +44,7 @@ VIEW_POSITIONS = (
 IMAGE_MEAN, IMAGE_STD = 0.5307, 0.2583
 
 
-class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
+class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
     """Turns what a radiologist has, and what one looked at, into CoGaze's inputs. The only place that does.
 
     Args:
@@ -155,6 +155,7 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
         picture_size: Sequence | None = None,
         text: str | Sequence[str] | None = None,
         report_labels: bool = False,
+        reports_optional: bool = False,
         return_tensors: str = "pt",
         **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
@@ -181,6 +182,8 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
             text: prompts to be compared with the images, read as reports; any number.
             report_labels: the findings are what a decoder is to write: `labels` (B, L) int64, `[begin] report [end]`
                 with padding -100, in place of report_ and transcript_ tensors.
+            reports_optional: findings may be "" where others are not; `report_present` (B,) bool says whose row stands
+                for a report.
             return_tensors: "pt" or "np".
             kwargs: as for any `ProcessorMixin`, by name or in `text_kwargs` and `images_kwargs`: `padding`,
                 `truncation`, `max_length`, `pad_to_multiple_of` and `padding_side` of every text that is read (what a
@@ -221,12 +224,12 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
             if findings is None or labels is not None or masks is not None:
                 raise ValueError("report_labels: they are made of findings, and there can be no other labels.")
             arguments |= {"gaze": None}
-        data = own._tensors(arguments, text, report_labels)
+        data = own._tensors(arguments, text, report_labels, reports_optional)
         if return_tensors == "np":
             data = {name: tensor.numpy() for name, tensor in data.items()}
         return BatchFeature(data)
 
-    def _tensors(self, arguments: dict, text, report_labels: bool) -> dict[str, torch.Tensor]:
+    def _tensors(self, arguments: dict, text, report_labels: bool, reports_optional: bool) -> dict[str, torch.Tensor]:
         given = as_batch({name: value for name, value in arguments.items() if value is not None})
         if not given and text is None:
             raise ValueError("images: give at least one input.")
@@ -251,7 +254,7 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
 
         if report_labels:
             data["labels"] = self.encode_reports(given.pop("findings"))
-        data |= self._reading_room(given, sizes, boxes)
+        data |= self._reading_room(given, sizes, boxes, reports_optional)
         if "study_id" in given:
             data["study_ids"] = study_numbers(given["study_id"])
         if "labels" in given:
@@ -264,7 +267,11 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
         return data
 
     def collate(
-        self, records: Sequence[Mapping], on_bad_record: str = "raise", report_labels: bool = False
+        self,
+        records: Sequence[Mapping],
+        on_bad_record: str = "raise",
+        report_labels: bool = False,
+        reports_optional: bool = False,
     ) -> BatchFeature:
         """The data collator: records of the schema to a batch.
 
@@ -278,6 +285,8 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
             on_bad_record: "raise", or "skip": leave out the records that cannot be used and count them in
                 `bad_records`.
             report_labels: as in the call; label codes are left out.
+            reports_optional: as in the call, for records of several sources: there are report_ tensors whether or not
+                any record has findings.
 
         Raises:
             ValueError: a record is unusable, for example lacks findings or labels that others have; names its place
@@ -290,7 +299,10 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
             optional = [*(name for name in optional if name != "labels"), "masks"]
         if report_labels:
             optional = ["findings"]
-        collate = partial(self._collate, optional=optional, report_labels=report_labels)
+        if reports_optional:
+            optional = [*(name for name in optional if name != "findings"), "findings"]
+        asked = {"report_labels": report_labels} | ({"reports_optional": True} if reports_optional else {})
+        collate = partial(self._collate, optional=optional, asked=asked)
         try:
             return collate(records)
         except Exception:  # whatever is wrong with one record, it is named, and the others can go on
@@ -310,14 +322,14 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
         """How many records `collate(..., on_bad_record="skip")` has left out, here and in DataLoader workers."""
         return int(self._bad_records.sum())
 
-    def _collate(self, records: Sequence[Mapping], optional: list[str], report_labels: bool) -> BatchFeature:
+    def _collate(self, records: Sequence[Mapping], optional: list[str], asked: dict[str, bool]) -> BatchFeature:
         for record in records:
             if record.get("error"):
                 raise ValueError(record["error"])
         names = {"view_position", "study_id", "indication", "history", "gaze", *optional}
         named = {name: [record.get(name) for record in records] for name in names}
         named["image_size"] = [(record["image_width"], record["image_height"]) for record in records]
-        named["report_labels"] = report_labels
+        named |= asked
         if "picture_size" not in records[0]:
             return self(images=[record["image"] for record in records], **named)
         batch = self(picture_size=[record["picture_size"] for record in records], **named)
@@ -348,7 +360,7 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
         """The picture as the image processor gets it."""
         return picture
 
-    def _reading_room(self, given: dict[str, list], sizes, boxes) -> dict[str, torch.Tensor]:
+    def _reading_room(self, given: dict[str, list], sizes, boxes, reports_optional: bool) -> dict[str, torch.Tensor]:
         """What is known beside the picture: view, context, report and gaze."""
         data = {}
         if "view_position" in given:
@@ -356,7 +368,7 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
         if "indication" in given or "history" in given:
             data |= self._context(given.get("indication"), given.get("history"))
         if "findings" in given:
-            data |= self._reports(given["findings"])
+            data |= self._reports(given["findings"], reports_optional)
         if "gaze" in given:
             reports = self._texts(given["findings"], "findings") if "findings" in given else None
             data |= self._gaze(given["gaze"], sizes, boxes, reports)
@@ -424,54 +436,12 @@ class CoGazeProcessor(MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportT
             return f"[CLS] {' '.join(filter(None, (indication, history)))}"
         return f"[CLS] {f'[INDICATION] {indication}'.strip()} [SEP] {f'[HISTORY] {history}'.strip()}"
 
-    def _reports(self, findings) -> dict[str, torch.Tensor]:
+    def _reports(self, findings, optional: bool) -> dict[str, torch.Tensor]:
         texts = self._texts(findings, "findings")
-        if not all(texts):
+        if not all(texts) and not optional:
             raise ValueError(f"findings[{texts.index('')}]: the report is empty; leave the study out.")
-        return self._tokenize([self._REPORT.format(t) for t in texts], self.max_report_length, "report_")
-
-    def _gaze(self, gaze, sizes, boxes, reports: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
-        texts, targets, image_index, is_full = [], [], [], []
-        for i, readings in enumerate(gaze):
-            for j, reading in enumerate(readings):
-                name = f"gaze[{i}][{j}]"
-                sentences = reading.get("sentences") or []
-                spoken = self._texts([sentence.get("text") for sentence in sentences], f"{name}.text")
-                rows = self._targets(reading, len(spoken), sizes[i], boxes[i], name)
-                targets.append(rows)
-                whole = " ".join(spoken) or (reports[i] if reports else "")
-                texts += [*spoken, whole][: len(rows)]
-                image_index += [i] * len(rows)
-                is_full += [row == len(spoken) for row in range(len(rows))]
-        patches = self.grid_size[0] * self.grid_size[1]
-        encoded = self._tokenize([self._TRANSCRIPT.format(t) for t in texts], self.max_transcript_length, "transcript_")
-        return encoded | {
-            "transcript_image_index": torch.tensor(image_index, dtype=torch.int64),
-            "transcript_is_full": torch.tensor(is_full, dtype=torch.bool),
-            "gaze_targets": torch.from_numpy(np.concatenate([*targets, np.zeros((0, patches), np.float32)])),
-        }
-
-    def _targets(self, reading: Mapping, sentences: int, size, box, name: str) -> np.ndarray:
-        """(sentences + 1, P): one row per sentence, then the full transcript's."""
-        if "heatmaps" in reading:
-            return self._rendered(reading, sentences, size, box, name)
-        validate_reading(reading, name)
-        reading, _ = clean_fixations(reading, size)
-        if self.gaze_maps == "rendered":
-            return rendered_targets(reading, size, self.grid_size, box, size=self._pixel_size()[::-1])
-        return gaze_targets(reading, size, self.grid_size, box)
-
-    def _rendered(self, reading, sentences: int, size, box, name: str) -> np.ndarray:
-        pictures = reading["heatmaps"]
-        if not sentences or len(pictures) != sentences + 1:
-            raise ValueError(
-                f"{name}.heatmaps: {len(pictures)} pictures for {sentences} sentences; give one per sentence, then the "
-                "full transcript's."
-            )
-        try:
-            return heatmap_targets(pictures, self.grid_size, size, box)
-        except ValueError as error:
-            raise ValueError(f"{name}.heatmaps: {error}") from error
+        encoded = self._tokenize([self._REPORT.format(t) for t in texts], self.max_report_length, "report_")
+        return encoded | ({"report_present": torch.tensor([bool(t) for t in texts])} if optional else {})
 
     def _pixel_size(self) -> tuple[int, int]:
         """Height and width of the pixel values."""

@@ -287,6 +287,6 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         """As in `CoGazeProcessor`; what the language model's `generate` begins with is empty."""
         return LogitsProcessorList([StructuredReportLogitsProcessor(self.tokenizer, 0, max_new_tokens)])
 
-    def _collate(self, records: Sequence[Mapping], optional: list[str], report_labels: bool) -> BatchFeature:
+    def _collate(self, records: Sequence[Mapping], optional: list[str], asked: dict[str, bool]) -> BatchFeature:
         own = [name for name in PROMPT_PARTS if any(record.get(name) for record in records)]
-        return super()._collate(records, [*optional, *own], report_labels)
+        return super()._collate(records, [*optional, *own], asked)

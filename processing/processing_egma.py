@@ -70,7 +70,7 @@ class EgmaProcessor(CoGazeProcessor):
         square.paste(picture, _margins(picture.size))
         return square
 
-    def _reading_room(self, given: dict[str, list], sizes, boxes) -> dict[str, torch.Tensor]:
+    def _reading_room(self, given: dict[str, list], sizes, boxes, reports_optional: bool) -> dict[str, torch.Tensor]:
         if "gaze" not in given and "findings" not in given:
             return {}
         count = len(given.get("gaze", given.get("findings")))
@@ -78,14 +78,16 @@ class EgmaProcessor(CoGazeProcessor):
         if "findings" in given:
             reports = self._texts(given["findings"], "findings")
             readings = [
-                self._with_words(own, reports[i]) if own else self._written(reports[i], i)
+                self._with_words(own, reports[i]) if own else self._written(reports[i], i, reports_optional)
                 for i, own in enumerate(readings)
             ]
         return self._gaze(readings, sizes or [None] * count, boxes or [None] * count)
 
-    def _written(self, report: str, index: int) -> list[dict]:
-        """A report as one reading of sentences that nobody looked anywhere for."""
+    def _written(self, report: str, index: int, optional: bool) -> list[dict]:
+        """A report as one reading of sentences that nobody looked anywhere for; none of an optional one, if empty."""
         sentences = split_sentences(report)
+        if not sentences and optional:
+            return []
         if not sentences:
             raise ValueError(f"findings[{index}]: it has no sentence, and there is no transcript; leave the study out.")
         return [{"sentences": [{"text": sentence} for sentence in sentences], "written": True}]

@@ -7,12 +7,14 @@ import torch
 
 POSITIVE, UNCERTAIN = 1, 2
 LABEL_CODES = (0, POSITIVE, UNCERTAIN, -1)
+# Of a source that does not know the label, beside others that do; in no source's own records.
+NOT_ANNOTATED = -2
 
 
 def label_tensor(labels: Sequence) -> torch.Tensor:
     """Label codes to training targets (B, C) float32, or class indices (B,) int64.
 
-    Uncertain counts as positive, not mentioned as negative.
+    Uncertain counts as positive, not mentioned as negative; not annotated (-2, where sources are joined) is NaN.
 
     Raises:
         ValueError: rows of different length, a code or index outside the set; names the image.
@@ -24,14 +26,19 @@ def label_tensor(labels: Sequence) -> torch.Tensor:
     codes = np.stack(rows)
     if codes.dtype.kind not in "iuf":
         raise ValueError(f"labels: {codes.dtype} are no label codes; give whole numbers.")
-    known = np.isin(codes, LABEL_CODES) if codes.ndim > 1 else (codes >= 0) & (codes == codes.astype(np.int64))
+    known = (
+        np.isin(codes, (*LABEL_CODES, NOT_ANNOTATED))
+        if codes.ndim > 1
+        else (codes >= 0) & (codes == codes.astype(np.int64))
+    )
     if not known.all():
         i = int(np.argwhere(~known)[0, 0])
         allowed = "1 positive, 0 negative, 2 uncertain, -1 not mentioned" if codes.ndim > 1 else "class indices"
         raise ValueError(f"labels[{i}]: {codes[i].tolist()} is outside the set ({allowed}).")
     if codes.ndim == 1:
         return torch.from_numpy(codes.astype(np.int64))
-    return torch.from_numpy(np.isin(codes, (POSITIVE, UNCERTAIN)).astype(np.float32))
+    targets = np.isin(codes, (POSITIVE, UNCERTAIN)).astype(np.float32)
+    return torch.from_numpy(np.where(codes == NOT_ANNOTATED, np.float32(np.nan), targets))
 
 
 def mask_tensor(

@@ -88,9 +88,30 @@ def warn_of_overlaps(data: Mapping) -> None:
         warnings.warn(f"{found}; a score on one says less about what was trained on the other.", stacklevel=2)
 
 
+def shared_images(first, second) -> set[str]:
+    """Ids (`plain_image_id`) of images that two data sets or streams both have.
+
+    Empty where they draw on no common collection, or where its sources name the same image differently.
+    """
+    facts = [facts_of(each) if hasattr(each, "info") else getattr(each, "facts", {}) for each in (first, second)]
+    sources = {each.get("source") or "" for each in facts}
+    collection = next((name for name, drawn in COLLECTIONS.items() if sources <= set(drawn)), None)
+    if len(sources) > 1 and (collection is None or collection in _RENAMED):
+        return set()
+    images = []
+    for each in (first, second):
+        rows = each["image_id"] if hasattr(each, "info") else (row["image_id"] for row in each.columns(["image_id"]))
+        images.append({plain_image_id(image) for image in rows} - {""})
+    return images[0] & images[1]
+
+
+def plain_image_id(image: str) -> str:
+    """An image's id as its collection writes it, whatever the source."""
+    return re.sub(r"^.*(?=patient\d)", "", image).removesuffix(".dcm")
+
+
 def _ids(data) -> tuple[set[str], set[str]] | None:
     """Ids of images and of patients, both as their collection writes them."""
     if not {"image_id", "patient_id"} <= set(getattr(data, "column_names", None) or ()):
         return None
-    images = {re.sub(r"^.*(?=patient\d)", "", image).removesuffix(".dcm") for image in data["image_id"]}
-    return images - {""}, set(data["patient_id"]) - {""}
+    return {plain_image_id(image) for image in data["image_id"]} - {""}, set(data["patient_id"]) - {""}

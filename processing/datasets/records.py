@@ -27,6 +27,8 @@ CHEXBERT_OBSERVATIONS = (
 
 NEGATIVE, POSITIVE, UNCERTAIN, NOT_MENTIONED = 0, 1, 2, -1
 LABEL_CODES = (NEGATIVE, POSITIVE, UNCERTAIN, NOT_MENTIONED)
+# Where sources are joined, of one that does not know the label; in no source's own records.
+NOT_ANNOTATED = -2
 
 
 def record_features() -> Features:
@@ -116,13 +118,14 @@ def label_names(dataset) -> list[str]:
 def label_targets(codes: Sequence[Sequence[int]] | np.ndarray, uncertain: float = 1.0, not_mentioned: float = 0.0):
     """Training targets for label codes, of the same shape, float32.
 
-    The CoGaze paper counts uncertain as positive and not mentioned as negative; pass `nan` to leave entries out.
+    The CoGaze paper counts uncertain as positive and not mentioned as negative; pass `nan` to leave entries out. What
+    is not annotated (`NOT_ANNOTATED`) is nan.
 
     Raises:
         ValueError: a code outside `LABEL_CODES`; names the row.
     """
     codes = np.asarray(codes)
-    known = np.isin(codes, LABEL_CODES)
+    known = np.isin(codes, (*LABEL_CODES, NOT_ANNOTATED))
     if not known.all():
         row = int(np.argwhere(~known)[0, 0])
         raise ValueError(
@@ -131,6 +134,7 @@ def label_targets(codes: Sequence[Sequence[int]] | np.ndarray, uncertain: float 
         )
     targets = np.where(codes == POSITIVE, 1.0, 0.0)
     targets = np.where(codes == UNCERTAIN, uncertain, targets)
+    targets = np.where(codes == NOT_ANNOTATED, np.nan, targets)
     return np.where(codes == NOT_MENTIONED, not_mentioned, targets).astype(np.float32)
 
 

@@ -56,6 +56,7 @@ class Collator:
             learns to do without.
         feature_cache: a `FeatureCache` to read in place of pictures.
         report_labels: reports are labels.
+        reports_optional: records may lack reports that others have (`processor.collate`).
     Raises:
         ValueError: pictures to be augmented that are not read.
     """
@@ -71,6 +72,7 @@ class Collator:
         context_dropout: float = 0.0,
         feature_cache=None,
         report_labels: bool = False,
+        reports_optional: bool = False,
     ):
         if augmentation and feature_cache:
             raise ValueError("feature_cache: pictures are not read, so crop and autocontrast cannot change them.")
@@ -81,7 +83,8 @@ class Collator:
         self.augmentation = augmentation
         self.context_dropout = context_dropout
         self.feature_cache = feature_cache
-        self.options = {"report_labels": True} if report_labels else {}
+        asked = {"report_labels": report_labels, "reports_optional": reports_optional}
+        self.options = {name: True for name, value in asked.items() if value}
 
     @property
     def fingerprint(self) -> str:
@@ -100,6 +103,8 @@ class Collator:
         if record.get("error"):
             return record
         record = self.prepare(record)
+        if "positives_of" in record:  # of a mixture, whose studies are told apart by source
+            record = record | {"study_id": record["positives_of"]}
         if self.context_dropout and torch.rand(1).item() < self.context_dropout:
             record = record | NO_CONTEXT
         if self.feature_cache:

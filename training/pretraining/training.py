@@ -15,21 +15,41 @@ from ..data.checking import keep_good_splits
 from ..data.collation import Collator, Preparation
 from ..data.feature_cache import FeatureCache
 from ..data.loading import load_data, positives_per_class, stored_columns
+from ..data.mixture import Mixture, MixtureLoader
 from ..data.streams import StreamLoader, StreamState, TrainingStream
-from ..runs.command_line import mapping, parse_arguments
+from ..runs.command_line import is_list, mapping, parse_arguments
 from ..runs.families import FAMILIES
 from ..runs.files import write_json
 from ..runs.provenance import training_facts
 from ..runs.settings import EACH_EPOCH, checkpoint_to_resume, comparable_settings
 from ..runs.trainer import PartsTrainer
+from .mixed import Evaluated, cached, is_mixed, keep_good_sources, load_mixed
 
 
 @dataclass
 class PretrainArguments:
     """Data, model, and what an ablation changes."""
 
-    train_data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
-    validation_data: str = field(metadata={"help": "JSON, as train_data"})
+    train_data: str = field(
+        metadata={
+            "help": 'JSON: {"name": ..., "split": ..., "root": ...}, or a list of such, each with "weight" (a share '
+            'of the draws, "size" or "sqrt") and "text" (report, labels, report_or_labels, none)'
+        }
+    )
+    validation_data: str = field(metadata={"help": "JSON, as train_data; of a list, losses are averaged by weight"})
+    records_per_epoch: int | None = field(
+        default=None, metadata={"help": "of a list of train_data: draws of an epoch; by default all records' number"}
+    )
+    label_texts: str | None = field(
+        default=None,
+        metadata={"help": "YAML of the sentences that are composed of labels; processing/datasets/label_texts.yaml"},
+    )
+    label_texts_apart: bool = field(
+        default=False, metadata={"help": "ablation: texts composed of equal labels are no positives of each other"}
+    )
+    on_shared_images: Literal["raise", "exclude"] = field(
+        default="raise", metadata={"help": "of two entries of a list; exclude: from the later one, and count them"}
+    )
     model_family: Literal["cogaze", "egma"] = "cogaze"
     model_size: Literal["tiny", "base"] = "base"
     variant: Literal["paper", "released"] = field(
@@ -84,14 +104,17 @@ def pretrain(argv: list[str] | None = None) -> dict:
     """Pretrain as the flags say, and write the best model, its processor and `training.json`; returns its metrics."""
     arguments, training = parse(argv)
     set_seed(training.seed)
-    splits = {name: load_data(getattr(arguments, f"{name}_data"), f"{name}_data") for name in ("train", "validation")}
-    warn_of_overlaps({f"{name}_data": data for name, data in splits.items()})
+    splits = _load_splits(arguments, training)
+    mixed = is_mixed(splits["train"])
     processor, model = build(arguments, splits["train"])
     cache = _feature_cache(arguments, model, processor)
-    if cache:
+    if cache and mixed:
+        splits = cached(splits, cache)
+    elif cache:
         splits = {name: cache.attach(data, f"{name}_data") for name, data in splits.items()}
-    collators = _collators(arguments, processor, cache)
-    splits, lost = keep_good_splits(splits, Collator(processor), arguments.on_bad_record, training)
+    collators = _collators(arguments, processor, cache, mixed)
+    keep_good = keep_good_sources if mixed else keep_good_splits
+    splits, lost = keep_good(splits, Collator(processor), arguments.on_bad_record, training)
     checkpoint = checkpoint_to_resume(training)
     trainer = _Trainer(
         model=model,
@@ -111,7 +134,7 @@ def pretrain(argv: list[str] | None = None) -> dict:
         summary = metrics | {
             "skipped_records": lost,
             "skipped_while_streaming": processor.bad_records,
-            "train_records": train.total if isinstance(train, TrainingStream) else len(train),
+            "train_records": train.total if isinstance(train, TrainingStream | Mixture) else len(train),
             "processes": training.world_size,
         }
         encoders = (arguments.vision_encoder, arguments.text_encoder)
@@ -120,12 +143,22 @@ def pretrain(argv: list[str] | None = None) -> dict:
     return metrics
 
 
-def _collators(arguments: PretrainArguments, processor, cache: FeatureCache | None) -> dict[str, Collator]:
+def _load_splits(arguments: PretrainArguments, training: TrainingArguments) -> dict:
+    if is_list(arguments.train_data) or is_list(arguments.validation_data):
+        return load_mixed(arguments, training)
+    if arguments.records_per_epoch:
+        raise ValueError("records_per_epoch: it is of a list of train_data; give one, if only of one entry.")
+    splits = {name: load_data(getattr(arguments, f"{name}_data"), f"{name}_data") for name in ("train", "validation")}
+    warn_of_overlaps({f"{name}_data": data for name, data in splits.items()})
+    return splits
+
+
+def _collators(arguments: PretrainArguments, processor, cache: FeatureCache | None, mixed: bool) -> dict[str, Collator]:
     prepare = Preparation(not arguments.no_context, arguments.gaze_fraction)
     augmentation = None
     if arguments.crop or arguments.autocontrast:
         augmentation = AlignedAugmentation(arguments.crop or 1.0, arguments.exposure, arguments.autocontrast)
-    options = {"on_bad_record": arguments.on_bad_record, "feature_cache": cache}
+    options = {"on_bad_record": arguments.on_bad_record, "feature_cache": cache, "reports_optional": mixed}
     dropout = 0.0 if arguments.no_context else arguments.context_dropout  # nothing is left to be dropped
     return {
         "data_collator": Collator(processor, prepare, **options, augmentation=augmentation, context_dropout=dropout),
@@ -137,7 +170,7 @@ def _callbacks(arguments: PretrainArguments, training: TrainingArguments, train,
     callbacks = []
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
-    if isinstance(train, TrainingStream):
+    if isinstance(train, TrainingStream | Mixture):
         train.seed = training.seed
         callbacks.append(StreamState(train, checkpoint))
     return callbacks
@@ -155,8 +188,11 @@ def build(arguments: PretrainArguments, train):
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
         tokenizer = cogaze_tokenizer(tokenizer) if arguments.model_family == "cogaze" else tokenizer
     else:
-        records = stored_columns(train, ["findings", "indication", "history"])
-        texts = (text for record in records for text in record.values() if text)
+        if isinstance(train, Mixture):
+            texts = train.texts()
+        else:
+            records = stored_columns(train, ["findings", "indication", "history"])
+            texts = (text for record in records for text in record.values() if text)
         tokenizer = build_tokenizer(texts, arguments.vocab_size)
     config = config_class.named(arguments.model_size, vocab_size=len(tokenizer), **settings)
     processor = processor_class.for_model(tokenizer, config, **processor_class.variants[arguments.variant])
@@ -195,24 +231,40 @@ def _feature_cache(arguments: PretrainArguments, model, processor) -> FeatureCac
 
 
 class _Trainer(PartsTrainer):
-    """Reads streams without accelerate."""
+    """Reads streams and mixtures without accelerate, and evaluates each source of a list by itself."""
 
     def get_train_dataloader(self):
-        if isinstance(self.train_dataset, TrainingStream):
-            args = self.args
-            return StreamLoader(
-                self.train_dataset,
-                args.train_batch_size,
-                self.data_collator,
-                num_workers=args.dataloader_num_workers,
-                drop_last=args.dataloader_drop_last,
-            )
-        return super().get_train_dataloader()
+        if not isinstance(self.train_dataset, TrainingStream | Mixture):
+            return super().get_train_dataloader()
+        args = self.args
+        return _loader_of(self.train_dataset)(
+            self.train_dataset,
+            args.train_batch_size,
+            self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            drop_last=args.dataloader_drop_last,
+        )
 
     def get_eval_dataloader(self, eval_dataset=None):
-        if isinstance(self.eval_dataset, TrainingStream):
-            args = self.args
-            return StreamLoader(
-                self.eval_dataset, args.eval_batch_size, self.eval_collator, args.dataloader_num_workers
+        data = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset or self.eval_dataset
+        if not isinstance(data, TrainingStream | Mixture):
+            return super().get_eval_dataloader(eval_dataset)
+        args = self.args
+        return _loader_of(data)(data, args.eval_batch_size, self.eval_collator, args.dataloader_num_workers)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        sources = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(sources, Evaluated):
+            joined = sum(
+                weight * metrics[f"{metric_key_prefix}_{name}_loss"] for name, weight in sources.weights.items()
             )
-        return super().get_eval_dataloader(eval_dataset)
+            found = {f"{metric_key_prefix}_loss": joined}
+            self.log(found)
+            metrics |= found
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _loader_of(data: TrainingStream | Mixture) -> type[StreamLoader]:
+    return MixtureLoader if isinstance(data, Mixture) else StreamLoader

@@ -105,3 +105,26 @@ def mapping(value: dict | str | None, argument: str) -> dict:
     if not isinstance(parsed, dict):
         raise ValueError(f"{argument}: {value!r} is no JSON object.")
     return parsed
+
+
+def mappings(value: list | dict | str, argument: str) -> list[dict]:
+    """A list of mappings given as such (YAML) or as JSON text (command line); one mapping is a list of one.
+
+    Raises:
+        ValueError: the text is neither, or the list is empty or holds something else; names the argument.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{argument}: {value!r} is no JSON list ({error}).") from error
+    if not isinstance(value, list):
+        return [mapping(value, argument)]
+    if not value or not all(isinstance(each, dict) for each in value):
+        raise ValueError(f"{argument}: {value!r} is no list of mappings; give each data set one.")
+    return [dict(each) for each in value]
+
+
+def is_list(value) -> bool:
+    """Whether `mappings` would find a list, of one entry or more."""
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))

@@ -49,7 +49,8 @@ def data_facts(dataset) -> dict:
     """Source (its name in `processing.datasets`), split and number of records of a `Dataset` or a stream."""
     facts = facts_of(dataset) if isinstance(dataset, Dataset) else dataset.facts
     records = len(dataset) if isinstance(dataset, Dataset) else dataset.total
-    return {name: facts.get(name) for name in ("source", "split")} | {"records": records}
+    several = dataset.summary() if hasattr(dataset, "summary") else {}  # of several sources, what each brings
+    return {name: facts.get(name) for name in ("source", "split")} | {"records": records} | several
 
 
 def machine_facts() -> dict:

@@ -26,6 +26,8 @@ class OwnRandomness(TrainerCallback):
             return {}
         seed, epoch = (self.seed, self.epoch) if self.clock is None else (self.clock.seed, self.clock.epoch)
         name = f"{seed} {epoch} {records[0].get('image_id')}"
+        if "draw" in records[0]:  # an epoch of a mixture may have a record several times
+            name += f" {records[0]['draw']}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big"))
             return self.collate(records)

@@ -132,7 +132,9 @@ class PartsTrainer(Trainer):
         return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
-        prefix = next((key[:-4] for key in ("loss", "eval_loss") if key in logs), None)
+        # Of each set that is evaluated by itself, too: "eval_<its name>_loss".
+        losses = (key for key in logs if key == "loss" or (key.startswith("eval_") and key.endswith("_loss")))
+        prefix = next((key[:-4] for key in losses), None)
         if prefix is not None and self._parts:
             logs |= {f"{prefix}{name}": torch.stack(parts).mean().item() for name, parts in self._parts.items()}
             self._parts.clear()

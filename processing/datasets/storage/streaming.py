@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import fsspec
 import numpy as np
@@ -59,7 +59,7 @@ class RecordStream(torch.utils.data.IterableDataset):
         self.on_bad_record = on_bad_record
         self.location, self.split = str(location).rstrip("/"), split
         self.shuffle_buffer, self.seed, self.transform = shuffle_buffer, seed, transform
-        self.rank, self.world_size = _process(rank, world_size)
+        self.rank, self.world_size = process_of(rank, world_size)
         manifest = _read_manifest(self.location)
         if split not in manifest["splits"]:
             raise ValueError(f"split: {split!r} is not in {self.location}; there are {sorted(manifest['splits'])}.")
@@ -133,16 +133,29 @@ class RecordStream(torch.utils.data.IterableDataset):
         start, stop = self._share(worker, workers)
         order = self._order(stop - start, worker)
         given = {next(order) for _ in range(consumed[worker])}
+        self._consumed = consumed
+        for where, row in self._along(order, start, stop, given):
+            self._consumed[worker] += 1
+            yield self._decode(where, row)
+
+    def chosen(self, epoch: int, places: Sequence[int]) -> Iterator[dict]:
+        """The records at these places of an epoch's order, ascending, of this process's share; others stay unread."""
+        self.epoch = epoch
+        order = list(self._order(len(self), 0))
+        start, stop = self._share(0, 1)
+        wanted = [order[place] for place in places]
+        for where, row in self._along(wanted, start, stop, {*order} - {*wanted}):
+            yield self._decode(where, row)
+
+    def _along(self, order: Iterable[int], start: int, stop: int, given: set[int]) -> Iterator[tuple[str, dict]]:
+        """("shard record n", stored record) in this order, those given out before left out."""
         records = self._read(start, stop, given)
         held: dict[int, tuple[str, dict]] = {}
-        self._consumed = consumed
         for position in order:
             while position not in held:
                 read, where, row = next(records)
                 held[read] = where, row
-            where, row = held.pop(position)
-            self._consumed[worker] += 1
-            yield self._decode(where, row)
+            yield held.pop(position)
 
     def _decode(self, where: str, row: dict) -> dict:
         try:
@@ -249,7 +262,8 @@ def _named(read: Callable, path: str, wanted: list[int]) -> Iterator[tuple[int, 
         raise ValueError(f"{path}: the shard is damaged or cut short ({error}); write it anew.") from error
 
 
-def _process(rank: int | None, world_size: int | None) -> tuple[int, int]:
+def process_of(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """This process and how many there are: as given, or `torch.distributed`'s, or the launcher's."""
     if world_size is None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         world_size = torch.distributed.get_world_size() if distributed else int(os.environ.get("WORLD_SIZE", 1))
