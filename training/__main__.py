@@ -56,10 +56,13 @@ def main(argv: list[str] | None = None) -> int:
         text = f"there is no such command; now it is `{new}`" if new else "there is no such command; see cogaze --help"
         print(f"cogaze {name}: {text}.", file=sys.stderr)
         return 2
-    if not known[name].startswith("training."):
-        refuse_old_flags(rest)
     sys.argv = [f"cogaze {name}", *rest]  # what a parser calls itself by
-    code = importlib.import_module(known[name]).main(rest)
+    try:
+        code = importlib.import_module(known[name]).main(rest)
+    except SystemExit as end:
+        if end.code == 2:  # A parser of `argparse` alone, which knows no names of before.
+            refuse_old_flags(rest)
+        raise
     return code if isinstance(code, int) else 0
 
 

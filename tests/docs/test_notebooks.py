@@ -33,30 +33,13 @@ def test_notebooks_carry_no_outputs():
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook, checkpoints, tmp_path):
-    own = checkpoints | {"MPLBACKEND": "Agg", "COGAZE_STUDIES": "24", "COGAZE_EPOCHS": "1", "PYTHONPATH": str(ROOT)}
+    own = {"COGAZE_MODEL": str(checkpoints["writer"]), "COGAZE_PRETRAINED": str(checkpoints["pretrained"])}
+    own |= {"MPLBACKEND": "Agg", "COGAZE_STUDIES": "24", "COGAZE_EPOCHS": "1", "PYTHONPATH": str(ROOT)}
     run = subprocess.run(
         [sys.executable, "-c", code_of(notebook)], cwd=tmp_path, env=os.environ | own, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert (tmp_path / {"report": "report.png", "own_images": "outputs/own_images/seed-0"}[notebook.stem]).exists()
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    from modeling_cogaze import CoGazeConfig, CoGazeForConditionalGeneration, CoGazeForPreTraining
-    from processing import CoGazeProcessor
-    from processing.tokenization import build_tokenizer
-    from tests import small
-
-    start, writer = (tmp_path_factory.mktemp(name) for name in ("pretrained", "writer"))
-    tokenizer = build_tokenizer(["There is no pleural effusion."] * 4, 300)
-    config = CoGazeConfig.tiny(vocab_size=len(tokenizer), **small.COGAZE)
-    processor = CoGazeProcessor.for_model(tokenizer, config)
-    CoGazeForPreTraining(config).save_pretrained(start)
-    CoGazeForConditionalGeneration.from_pretraining(str(start), tokenizer).save_pretrained(writer)
-    for folder in (start, writer):
-        processor.save_pretrained(folder)
-    return {"COGAZE_MODEL": str(writer), "COGAZE_PRETRAINED": str(start)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -109,3 +109,10 @@ def test_a_flag_that_a_command_has_is_no_old_one():
     assert parser.parse_args(["--to", "parquet"]).to == "parquet"
     with pytest.raises(ValueError, match="--out: "):
         parser.parse_args(["--out", "x"])
+
+
+def test_a_command_of_argparse_alone_tells_an_old_flag_where_it_takes_none(capsys):
+    shards = ["datasets", "convert", "openi", "no-such-folder", "--output_dir", "shards"]
+    assert main([*shards, "--to", "parquet"]) == 1 and "no-such-folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--init_from: it is called --checkpoint now"):
+        main([*shards, "--init_from", "x"])
