@@ -55,9 +55,15 @@ def calibrate(classifier: Classifier, validation: Dataset, test: Dataset, per_la
 
 
 def save_temperatures(folder: Path, temperatures: np.ndarray) -> None:
-    """Put `logit_temperature` into the config in `folder`; each file changes as a whole or not at all."""
+    """Put `logit_temperature` into the config in `folder`."""
+    save_config_fields(folder, logit_temperature=temperatures.tolist())
+
+
+def save_config_fields(folder: Path, **values) -> None:
+    """Put fields into the config in `folder`; each file changes as a whole or not at all."""
     config = AutoConfig.from_pretrained(folder)
-    config.logit_temperature = temperatures.tolist()
+    for name, value in values.items():
+        setattr(config, name, value)
     with TemporaryDirectory(dir=folder, prefix=".config-") as written:
         config.save_pretrained(written)
         # The config last: code that does not know its field would leave it out without a word.

@@ -16,12 +16,12 @@ def gaze_agreement(scorer: Scorer, train, test, rounds: int) -> dict[str, Score]
 
     The baselines are averaged over `train`; None leaves them out.
     """
-    with_gaze = _with_gaze(test)
-    if not len(with_gaze):
+    spoken = with_gaze(test)
+    if not len(spoken):
         return {}
-    predicted, recorded, image, full = scorer.gaze_maps(with_gaze)
+    predicted, recorded, image, full = scorer.gaze_maps(spoken)
     kept = ~full & (recorded.sum(axis=1) > 0)
-    baselines = {} if train is None else _baseline_maps(mean_maps(scorer, _with_gaze(train)), with_gaze, full)
+    baselines = {} if train is None else _baseline_maps(mean_maps(scorer, with_gaze(train)), spoken, full)
     truth = _distribution(recorded[kept])
 
     def measures(maps: np.ndarray) -> dict[str, np.ndarray]:
@@ -30,13 +30,13 @@ def gaze_agreement(scorer: Scorer, train, test, rounds: int) -> dict[str, Score]
             "gaze_jensen_shannon": jensen_shannon(_distribution(maps[kept]), truth),
         }
 
-    patients = np.asarray(with_gaze["patient_id"])[image]
+    patients = np.asarray(spoken["patient_id"])[image]
     draws = Bootstrap(patients[kept], rounds)
     scores = _with_baselines(draws, measures, predicted, baselines, f"{int(kept.sum())} spoken sentences")
     uniform = np.full_like(truth, 1 / truth.shape[1])
     scores["gaze_pointing_game"].chance = 0.25
     scores["gaze_jensen_shannon"].chance = float(jensen_shannon(uniform, truth).mean())
-    rows, coverage = _regions(scorer, with_gaze, image)
+    rows, coverage = _regions(scorer, spoken, image)
     if len(rows):
         assert not full[rows].any()
         draws = Bootstrap(patients[rows], rounds)
@@ -115,7 +115,7 @@ def sentence_type(view_position: str, text: str) -> tuple:
     return (frontal, *phantom_labels(text))
 
 
-def _with_gaze(dataset):
+def with_gaze(dataset):
     """The images with gaze that somebody spoke to, and no other gaze of theirs."""
     spoken = [[bool(reading["sentences"]) for reading in readings] for readings in dataset["gaze"]]
     dataset = dataset.select([row for row, readings in enumerate(spoken) if any(readings)])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .boxes import measure_boxes
 from .encoders import measure_alignment, measure_classes
 from .evaluation import Evaluation
 from .heads import measure_classification, measure_disease_head, measure_reports, measure_segmentation
@@ -35,6 +36,7 @@ class Part:
 _ENCODER = "fine-tuned for something else: evaluate the checkpoint that it started from"
 PARTS = {
     "alignment": Part(measure_alignment, DUAL_ENCODERS, ("validation", "train", "gallery"), _ENCODER),
+    "boxes": Part(measure_boxes, DUAL_ENCODERS, ("train",), _ENCODER),
     "classes": Part(measure_classes, DUAL_ENCODERS, ("gallery",), _ENCODER),
     "disease_head": Part(measure_disease_head, DUAL_ENCODERS, ("validation",), _ENCODER),
     "classification": Part(measure_classification, HEADS[:1], ("validation",)),
