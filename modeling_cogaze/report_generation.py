@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
+from .beam_search import BeamSearchMixin, TokenProbabilities, share_images
 from .calls import LAYER_FLAGS, layers_of
 from .distributed import mean_over_processes
 from .dual_encoder import freeze, spare_idle_parameters, zero_through
@@ -107,7 +108,12 @@ class GroundingMixin:
 
     @torch.no_grad()
     def ground(
-        self, sequences: torch.Tensor, encoded: EncodedImages, processor, **prompts: torch.Tensor
+        self,
+        sequences: torch.Tensor,
+        encoded: EncodedImages,
+        processor,
+        probabilities: torch.Tensor | None = None,
+        **prompts: torch.Tensor,
     ) -> GroundedReports:
         """Where each sentence of reports looks, and how sure the model is of both.
 
@@ -115,6 +121,7 @@ class GroundingMixin:
             sequences: (R, L) token ids, the same number of reports for each of the B encoded images, image by image.
             encoded: what `encode` gave.
             processor: has `locate_sentences`, `tokenize_sentences` and `sentence_boxes`.
+            probabilities: (R, L) of the tokens, where the search has told them; else the decoder reads the reports.
             prompts: what the reports were written behind, for each image, where there was anything.
         """
         located = [(row, *each) for row, found in enumerate(processor.locate_sentences(sequences)) for each in found]
@@ -140,7 +147,8 @@ class GroundingMixin:
         settings = self.config.box_settings or {}
         result.boxes, result.box_scores = processor.sentence_boxes(maps, result.sentences, **settings)
         begin, end = (torch.tensor(side, device=device) for side in zip(*((b, e) for *_, b, e in located), strict=True))
-        probabilities = self._token_probabilities(sequences, encoded[0], image_of, **prompts)
+        if probabilities is None:
+            probabilities = self._token_probabilities(sequences, encoded[0], image_of, **prompts)
         places = torch.arange(sequences.shape[1], device=device)
         inside = (places >= begin[:, None]) & (places < end[:, None])
         result.text_confidence = (probabilities[rows] * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
@@ -162,7 +170,7 @@ class ReportEncoder(nn.Module):
         return self.encode(pixel_values=pixel_values, **{name: kwargs[name] for name in known if name in kwargs})
 
 
-class ReportGenerationMixin(GroundingMixin, GenerationMixin):
+class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
     """Encoder-decoder report generation for a `PreTrainedModel` whose base model is a dual encoder.
 
     A class has `encode(...) -> EncodedImages`, which runs once per image, and `predict_gaze(patch_features, input_ids,
@@ -191,6 +199,7 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
         self.decoder = build_part(AutoModelForCausalLM, decoder_config)
         if not any("cross" in name for name, _ in self.decoder.named_modules()):
             raise ValueError(f"decoder_config: transformers' {decoder_config.model_type} has no cross-attention.")
+        self.shares_images = share_images(self.decoder)
         same_width = memory_width == decoder_config.hidden_size
         self.memory_projection = nn.Identity() if same_width else nn.Linear(memory_width, decoder_config.hidden_size)
 
@@ -306,7 +315,9 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
         if decoder_attention_mask is None:
             # Padding lies on the right, behind the causal mask, and has no target: all tokens may be attended to.
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
-            decoder_attention_mask = decoder_input_ids.new_ones(memory.shape[0], past + decoder_input_ids.shape[1])
+            decoder_attention_mask = decoder_input_ids.new_ones(
+                len(decoder_input_ids), past + decoder_input_ids.shape[1]
+            )
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -332,11 +343,6 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
             encoder_last_hidden_state=memory,
             **{f"encoder_{name}": value for name, value in layers_of(encoded).items()},
         )
-
-    def _reorder_cache(self, past_key_values, beam_idx: torch.Tensor):
-        """Part of beam search. All beams of an image read the same, so cross-attention's keys stay where they are."""
-        past_key_values.self_attention_cache.reorder_cache(beam_idx)
-        return past_key_values
 
     @torch.no_grad()
     def generate(
@@ -381,10 +387,14 @@ class ReportGenerationMixin(GroundingMixin, GenerationMixin):
         memory = EncodedImages(last_hidden_state=encoded[0], **layers_of(encoded))
         if kwargs.get("assistant_model") is not None:
             kwargs |= own  # An assistant encodes the images itself.
+        told = TokenProbabilities()
+        if return_grounding:
+            kwargs["logits_processor"] = [*(kwargs.get("logits_processor") or []), told]
         outputs = super().generate(generation_config=generation_config, encoder_outputs=memory, **kwargs)
         if not return_grounding:
             return outputs
-        return self.ground(outputs if isinstance(outputs, torch.Tensor) else outputs.sequences, encoded, processor)
+        sequences = outputs if isinstance(outputs, torch.Tensor) else outputs.sequences
+        return self.ground(sequences, encoded, processor, told.values)
 
     def _token_probabilities(
         self, sequences: torch.Tensor, memory: torch.Tensor, image_index: torch.Tensor
