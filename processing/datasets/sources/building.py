@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
@@ -19,13 +20,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...radiographs import MAX_PIXELS, ORIENTATION, read_radiograph
-from ..records import describe, record_features
+from ..records import record_features
 from ..sections import leaked_sentence
 from .chexmask import add_regions, attach
 from .common import Skip, age_in_years, sex_letter
 from .order import iso_date
+from .remembering import Remembered, file_stamps, folder_stamps
 
-BUILD_VERSION = 2  # raise it when the same files would give other records
+BUILD_VERSION = 3  # raise it when the same files would give other records
 CHUNK = 1024
 EXAMPLES = 20  # files named for each reason of dropping
 
@@ -141,6 +143,26 @@ def cache_folder(cache_dir=None) -> Path:
     return Path(folder).expanduser()
 
 
+def remembered(
+    source: str, version: int, options: dict, tables: Sequence, trees: Sequence, cache_dir=None
+) -> Remembered:
+    """The set that a loader would build of these options and files, if it was built before.
+
+    Args:
+        options: the loader's arguments that change records. tables: files, and folders whose own files count; None for
+            what is not given. trees: folders of which everything counts.
+    """
+    stamps = [*map(folder_stamps, tables), *(folder_stamps(tree, below=True) for tree in trees)]
+    folder = cache_folder(cache_dir) / source
+    return Remembered(folder, _digest([BUILD_VERSION, version, options, stamps]))
+
+
+def recall(memory: Remembered) -> Dataset | None:
+    """The remembered set, opened."""
+    known = memory.recall()
+    return known and _open_chunks(*known)
+
+
 def build(
     source: str,
     items: list[dict],
@@ -156,6 +178,7 @@ def build(
     version: int = 1,
     num_proc: int | None = None,
     cache_dir=None,
+    memory: Remembered | None = None,
     **facts,
 ) -> Dataset:
     """Make one record of each item, in parallel, with a progress bar, in chunks that are cached one by one.
@@ -171,6 +194,7 @@ def build(
         dropped, noted: what the loader counted before.
         chexmask: CheXmask's table of this set, whose masks become regions.
         num_proc: processes; default one, without a pool.
+        memory: `remembered` from before the tables were read; the set is kept there.
 
     Returns:
         the records, images decoded on access, with `facts_of` giving source, split, label_names, text_protocol,
@@ -196,20 +220,16 @@ def build(
         done = list(bar(map(work, chunks)))
 
     dropped, noted, examples = Counter(dropped), Counter(noted), {}
-    for _, counts in done:
+    for _, counts, _ in done:
         dropped.update(counts["dropped"])
         noted.update(counts["noted"])
         for reason, names in counts["examples"].items():
             examples[reason] = (examples.get(reason, []) + names)[:EXAMPLES]
-    full = [path for path, counts in done if counts["records"]]
+    full = [path for path, counts, _ in done if counts["records"]]
     if not full:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.most_common()) or "it lists none"
         raise ValueError(f"{source}: not one record could be made: {reasons}. Check root and options.")
-    dataset = concatenate_datasets([Dataset.from_file(path) for path in full])
-    dataset.info.description = ""
-    dataset = open_radiographs(dataset)
-    dataset = describe(
-        dataset,
+    told = dict(
         source=source,
         split=split,
         label_names=list(label_names),
@@ -220,21 +240,25 @@ def build(
         studies_ordered=any(item.get("study_order") is not None or item.get("study_date") for item in items),
         **facts,
     )
+    description = json.dumps(told)
+    if memory:
+        paths = [path for item in items for path in item.get("files", ())]
+        memory.keep(full, description, paths, np.concatenate([stamps for *_, stamps in done]))
+    return _open_chunks(full, description)
+
+
+def _open_chunks(paths: list[str], description: str) -> Dataset:
+    """The records of cached chunks, with the facts of the whole set."""
+    dataset = concatenate_datasets([Dataset.from_file(path) for path in paths])
+    dataset.info.description = description
+    dataset = open_radiographs(dataset)
     # What `map` and `filter` cache by: the text protocol is part of it.
-    dataset._fingerprint = _digest([dataset.info.description, *(os.path.basename(path) for path in full)])[:16]
+    dataset._fingerprint = _digest([description, *map(os.path.basename, paths)])[:16]
     return dataset
 
 
 def _digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _stamp(path: str):
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [path, status.st_size, status.st_mtime_ns]
 
 
 def _check_study(record: dict) -> None:
@@ -251,14 +275,17 @@ def _refuse_leak(record: dict) -> None:
         raise Skip("a sentence of the findings is in the indication or history")
 
 
-def _build_chunk(source, make_record, features, folder: Path, version: int, items: list[dict]) -> tuple[str, dict]:
-    stamps = [[_stamp(path) for path in item.get("files", ())] for item in items]
+def _build_chunk(source, make_record, features, folder: Path, version: int, items: list[dict]):
+    """(Arrow file, counts, stamps of the files that the items name)."""
+    stamps = file_stamps([path for item in items for path in item.get("files", ())])
     maker = getattr(make_record, "func", make_record)
     options = getattr(make_record, "keywords", {})
-    key = _digest([BUILD_VERSION, version, source, maker.__qualname__, options, str(features), items, stamps])[:32]
+    key = _digest([BUILD_VERSION, version, source, maker.__qualname__, options, str(features), items, stamps.tolist()])[
+        :32
+    ]
     path, sidecar = folder / f"{key}.arrow", folder / f"{key}.json"
     if path.exists() and sidecar.exists():
-        return str(path), json.loads(sidecar.read_text())
+        return str(path), json.loads(sidecar.read_text()), stamps
 
     dropped, noted, examples, records = Counter(), Counter(), {}, 0
     temporary = folder / f"{key}.{os.getpid()}.tmp"
@@ -287,4 +314,4 @@ def _build_chunk(source, make_record, features, folder: Path, version: int, item
     temporary_counts = sidecar.with_suffix(f".{os.getpid()}.tmp.json")
     temporary_counts.write_text(json.dumps(counts))
     os.replace(temporary_counts, sidecar)
-    return str(path), counts
+    return str(path), counts, stamps

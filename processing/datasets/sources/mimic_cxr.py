@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from ..records import NOT_MENTIONED
-from .building import build
+from .building import build, recall, remembered
 from .common import Source
 from .egd import egd_readings
 from .mimic_labels import label_items
@@ -35,12 +35,13 @@ from .mimic_shared import (
 )
 from .order import oldest_first
 from .reflacx import reflacx_readings
+from .remembering import Remembered
 from .roots import find_root, first_file
 from .samples import SAMPLES, sample_facts, sample_per_class
 from .splits import choose_split
 from .tables import number, read_table, without_duplicates
 
-VERSION = 1
+VERSION = 2
 
 
 def load_mimic_cxr(
@@ -84,11 +85,15 @@ def load_mimic_cxr(
     Raises:
         ValueError: wrong root (with the right one, if near), missing table or column, patients in two splits.
     """
+    options = dict(locals())
     if missing_findings not in PROTOCOL:
         raise ValueError(f"missing_findings: {missing_findings!r} is none of {', '.join(PROTOCOL)}.")
     if sample and labels not in ("chexpert", "negbio"):
         raise ValueError(f"sample: it is drawn by chexpert or negbio, not {labels}.")
     root = find_root(root, "MIMIC-CXR", "files", "*metadata.csv*|cxr-record-list.csv*")
+    memory = _memory(root, options)
+    if (known := recall(memory)) is not None:
+        return known
     dropped: Counter = Counter()
     items = mimic_items(root, reports_root, dropped, tables_root, patients)
     items, names = label_items(items, Path(tables_root or root), labels, labels_root, dropped)
@@ -117,6 +122,23 @@ def load_mimic_cxr(
         version=VERSION,
         num_proc=num_proc,
         cache_dir=cache_dir,
+        memory=memory,
+    )
+
+
+def _memory(root: Path, options: dict) -> Remembered:
+    """Where the set lies that `load_mimic_cxr` built of these options before."""
+    told = {name: str(value) for name, value in options.items() if name not in ("num_proc", "cache_dir")}
+    told["reports"] = str(find_reports(root, options["reports_root"]))
+    lists = options["split_lists"] and Path(options["split_lists"]).expanduser()
+    lists = lists.parent if lists and lists.is_file() else lists  # a list brings in those beside it
+    cxr_lt = options["labels_root"] and [
+        options["labels_root"],
+        *Path(options["labels_root"]).expanduser().glob("cxr-lt*"),
+    ]
+    tables = (root, options["tables_root"], *(cxr_lt or ()), options["patients"], options["chexmask"], lists)
+    return remembered(
+        "mimic_cxr", VERSION, told, tables, (options["egd_root"], options["reflacx_root"]), options["cache_dir"]
     )
 
 
