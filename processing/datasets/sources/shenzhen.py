@@ -9,6 +9,7 @@ Quantitative Imaging in Medicine and Surgery 2014; https://data.lhncbc.nlm.nih.g
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,21 +41,7 @@ def load_shenzhen(
     """
     root = find_root(root, "Shenzhen", "CXR_png/CHNCXR_*.png")
     dropped: Counter = Counter()
-    items = []
-    for name, path in image_index(root / "CXR_png", patterns=("*.png",)).items():
-        found = re.fullmatch(r"CHNCXR_(\d+)_([01])", name)
-        if found is None:
-            dropped["file name without a label"] += 1
-            continue
-        reading = root / "ClinicalReadings" / f"{name}.txt"
-        items.append(
-            {
-                "image_id": name,
-                "patient_id": name,
-                "labels": [POSITIVE if found[2] == "1" else NEGATIVE],
-                "files": [path, str(reading)],
-            }
-        )
+    items = named_items(root, "CHNCXR", dropped)
     return build(
         "shenzhen",
         choose_split(items, split, split_lists, dropped=dropped),
@@ -69,18 +56,48 @@ def load_shenzhen(
     )
 
 
-def make_record(item: dict, noted: Counter, demographics: bool = True) -> dict:
-    image, reading = item["files"]
-    width, height = image_size(image)
-    lines = []
-    if Path(reading).is_file():
-        lines = [line.strip() for line in read_text(reading, noted).splitlines() if line.strip()]
-    else:
+def named_items(root: Path, prefix: str, dropped: Counter) -> list[dict]:
+    """An item for each image, whose name tells the label; files: image and clinical reading."""
+    items = []
+    for name, path in image_index(root / "CXR_png", patterns=("*.png",)).items():
+        found = re.fullmatch(rf"{prefix}_(\d+)_([01])", name)
+        if found is None:
+            dropped["file name without a label"] += 1
+            continue
+        reading = root / "ClinicalReadings" / f"{name}.txt"
+        items.append(
+            {
+                "image_id": name,
+                "patient_id": name,
+                "labels": [POSITIVE if found[2] == "1" else NEGATIVE],
+                "files": [path, str(reading)],
+            }
+        )
+    return items
+
+
+def reading_lines(file: str, noted: Counter) -> list[str]:
+    """The lines of a clinical reading that are not blank; none, noted, without the file."""
+    if not Path(file).is_file():
         noted["clinical reading missing"] += 1
+        return []
+    return [line.strip() for line in read_text(file, noted).splitlines() if line.strip()]
+
+
+def make_record(item: dict, noted: Counter, demographics: bool = True) -> dict:
+    lines = reading_lines(item["files"][1], noted)
     first = lines[0] if lines else ""
     sex, age = sex_letter(first if re.match(r"(fe)?male\b", first, re.I) else ""), age_in_years(first)
+    return tuberculosis_record(item, age, sex, lines, demographics)
+
+
+def tuberculosis_record(
+    item: dict, age: float | None, sex: str | None, lines: Sequence[str], demographics: bool
+) -> dict:
+    """A record of `named_items`' item, with the last of several lines as impression."""
+    width, height = image_size(item["files"][0])
     return blank_record() | {
-        "image": {"path": image, "bytes": None},
+        "image": {"path": item["files"][0], "bytes": None},
         "image_width": width,
         "image_height": height,
         "image_id": item["image_id"],

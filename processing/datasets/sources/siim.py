@@ -151,7 +151,7 @@ def make_record(item: dict, noted: Counter, demographics: bool = True) -> dict:
         raise Skip("run-length code broken") from error
     size = record["image_width"], record["image_height"]
     gaze = place_reading(item["gaze"], size, noted) if "gaze" in item else []
-    return record | {"regions": [_region(mask) for mask in masks], "gaze": gaze}
+    return record | {"regions": [mask_region(mask) for mask in masks], "gaze": gaze}
 
 
 def make_png_record(item: dict, noted: Counter) -> dict:
@@ -163,7 +163,7 @@ def make_png_record(item: dict, noted: Counter) -> dict:
         with Image.open(mask_file) as opened:
             mask = np.asarray(opened.convert("L")) > 0
         if mask.any():
-            region = _region(mask)
+            region = mask_region(mask)
             scale_x, scale_y = width / mask.shape[1], height / mask.shape[0]
             region["box"] = [value * scale for value, scale in zip(region["box"], (scale_x, scale_y) * 2, strict=True)]
             regions.append(region)
@@ -201,13 +201,14 @@ def rle_mask(code: str, width: int, height: int) -> np.ndarray:
     return np.cumsum(change)[:-1].astype(bool).reshape(width, height).T
 
 
-def _region(mask: np.ndarray) -> dict:
+def mask_region(mask: np.ndarray, label: str = "pneumothorax") -> dict:
+    """A region with the box around a (height, width) bool mask that is not empty, in its pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]
     buffer = BytesIO()
     Image.fromarray(mask).save(buffer, "PNG")
     return {
-        "label": "pneumothorax",
+        "label": label,
         "box": box,
         "mask": {"bytes": buffer.getvalue(), "path": None},
         "sentence": -1,

@@ -84,7 +84,7 @@ def _items(root: Path, part: str) -> list[dict]:
         {
             "image_id": image,
             "patient_id": image,
-            "labels": [_code(sum(seen), len(seen)) for seen in zip(*readers, strict=True)],
+            "labels": [code_of_votes(sum(seen), len(seen)) for seen in zip(*readers, strict=True)],
             "regions": boxes[image],
             "split": part,
             "files": [str(root / part / f"{image}.dicom")],
@@ -93,7 +93,8 @@ def _items(root: Path, part: str) -> list[dict]:
     ]
 
 
-def _code(votes: int, readers: int) -> int:
+def code_of_votes(votes: int, readers: int) -> int:
+    """Positive if most of the readers saw it, uncertain if fewer, negative if none."""
     return POSITIVE if 2 * votes > readers else UNCERTAIN if votes else NEGATIVE
 
 
