@@ -14,49 +14,13 @@ from .checkpoints import ASIDE, put_in_place, said_where_full, sweep
 from .randomness import OwnRandomness
 
 
-class PartsTrainer(Trainer):
-    """Logs the mean of every output named `loss_*`; evaluates by the loss alone.
+class WholeCheckpoints(Trainer):
+    """Checkpoints that are whole or not there: written aside and renamed.
 
-    A checkpoint is written aside and renamed; before, a callback's `on_checkpoint(folder, args, state)` adds its own
-    files. With checkpoints between epochs (`--save_strategy steps`), what collating draws follows from seed, epoch and
-    record, so that a run resumed there is bit for bit the one that was not cut off.
-
-    learning_rate_factors: beginning of a parameter's name -> what its learning rate is multiplied by.
-    eval_collator: what collates in evaluation and prediction, where training augments; by default the same.
+    Before that, a callback's `on_checkpoint(folder, args, state)` adds its own files.
     """
 
-    def __init__(self, *args, learning_rate_factors: dict[str, float] | None = None, eval_collator=None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.eval_collator = eval_collator or self.data_collator
-        self.learning_rate_factors = learning_rate_factors or {}
-        names = [name for name, _ in self.model.named_parameters()]
-        for prefix in self.learning_rate_factors:
-            if not any(name.startswith(prefix) for name in names):
-                raise ValueError(f"learning_rate_factors: no parameter's name begins with {prefix!r}.")
-        self._parts: dict[str, list[torch.Tensor]] = {}
-        self._saving = False
-        if self.args.save_strategy == "steps":
-            own = OwnRandomness(self.data_collator, self.args.seed)
-            self.data_collator = own
-            self.add_callback(own)
-
-    def create_optimizer(self, *args, **kwargs):
-        created = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if created and self.learning_rate_factors:
-            factor_of = {
-                id(parameter): factor
-                for name, parameter in self.model.named_parameters()
-                for prefix, factor in self.learning_rate_factors.items()
-                if name.startswith(prefix)
-            }
-            for group in list(optimizer.param_groups):
-                for factor in sorted({factor_of[id(p)] for p in group["params"] if id(p) in factor_of}):
-                    chosen = [p for p in group["params"] if factor_of.get(id(p)) == factor]
-                    group["params"] = [p for p in group["params"] if factor_of.get(id(p)) != factor]
-                    others = {name: value for name, value in group.items() if name != "params"}
-                    optimizer.add_param_group(others | {"params": chosen, "lr": group["lr"] * factor})
-        return optimizer
+    _saving = False
 
     def train(self, *args, **kwargs):
         if self.is_world_process_zero():
@@ -98,6 +62,49 @@ class PartsTrainer(Trainer):
             return
         with said_where_full(self.args.output_dir, "the model"):
             super().save_model(output_dir)
+
+
+class PartsTrainer(WholeCheckpoints):
+    """Logs the mean of every output named `loss_*`; evaluates by the loss alone.
+
+    With checkpoints between epochs (`--save_strategy steps`), what collating draws follows from seed, epoch and
+    record, so that a run resumed there is bit for bit the one that was not cut off.
+
+    learning_rate_factors: beginning of a parameter's name -> what its learning rate is multiplied by.
+    eval_collator: what collates in evaluation and prediction, where training augments; by default the same.
+    """
+
+    def __init__(self, *args, learning_rate_factors: dict[str, float] | None = None, eval_collator=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.eval_collator = eval_collator or self.data_collator
+        self.learning_rate_factors = learning_rate_factors or {}
+        names = [name for name, _ in self.model.named_parameters()]
+        for prefix in self.learning_rate_factors:
+            if not any(name.startswith(prefix) for name in names):
+                raise ValueError(f"learning_rate_factors: no parameter's name begins with {prefix!r}.")
+        self._parts: dict[str, list[torch.Tensor]] = {}
+        if self.args.save_strategy == "steps":
+            own = OwnRandomness(self.data_collator, self.args.seed)
+            self.data_collator = own
+            self.add_callback(own)
+
+    def create_optimizer(self, *args, **kwargs):
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if created and self.learning_rate_factors:
+            factor_of = {
+                id(parameter): factor
+                for name, parameter in self.model.named_parameters()
+                for prefix, factor in self.learning_rate_factors.items()
+                if name.startswith(prefix)
+            }
+            for group in list(optimizer.param_groups):
+                for factor in sorted({factor_of[id(p)] for p in group["params"] if id(p) in factor_of}):
+                    chosen = [p for p in group["params"] if factor_of.get(id(p)) == factor]
+                    group["params"] = [p for p in group["params"] if factor_of.get(id(p)) != factor]
+                    others = {name: value for name, value in group.items() if name != "params"}
+                    optimizer.add_param_group(others | {"params": chosen, "lr": group["lr"] * factor})
+        return optimizer
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
