@@ -332,6 +332,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        use_cache: bool | None = None,
     ) -> PrefixOutput:
         """Loss and logits of reports behind their prompts; without `labels`, the logits (B, T, V) of the prompts.
 
@@ -343,6 +344,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             encoder_outputs: what `encode` gave, in place of the image.
             vision_features: stored tokens of the frozen vision encoder, in place of `pixel_values`.
             output_hidden_states, output_attentions: give those of the language model.
+            use_cache: left aside; a forward pass keeps no cache.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encode(
@@ -352,15 +354,24 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         prefix = self._prefix(encoder_outputs[0])
         embeds = self._put_in_place(input_ids, prefix)
         asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        loss = None
+        loss = last = None
         if labels is None:
-            outputs = self._run_language_model(embeds, mask, **asked)
+            outputs = self._run_language_model(embeds, mask, **asked | {"output_hidden_states": True})
+            last = outputs.hidden_states[-1]
+            if not output_hidden_states:
+                outputs.hidden_states = None
         else:
             targets = labels[:, 1:]
             # The prompt's last position predicts the report's first token.
             outputs = self._read_report(embeds, mask, targets[:, :-1], **asked)
             loss = report_loss(outputs.logits, targets, over_processes=self.training)
-        return PrefixOutput(loss=loss, logits=outputs.logits, image_hidden_states=prefix, **layers_of(outputs))
+        return PrefixOutput(
+            loss=loss,
+            logits=outputs.logits,
+            image_hidden_states=prefix,
+            last_hidden_state=last,
+            **layers_of(outputs),
+        )
 
     def _read_report(self, prompt: torch.Tensor, prompt_mask: torch.Tensor, report: torch.Tensor, **asked: bool):
         """Logits (B, L + 1, V) for the tokens (B, L) of a report, and for what follows, behind prompts (B, T, W)."""
@@ -399,7 +410,9 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             return_grounding: also say where each sentence looks.
             processor: the model's own, which splits reports into sentences; for `return_grounding`.
             kwargs: the inputs of `encode`, or its result as `encoder_outputs`, and all that the stock `generate` takes.
-                What else a processor's batch holds (labels, study ids) is left aside.
+                What else a processor's batch holds (labels, study ids) is left aside. With `return_prompt` (here or in
+                the generation config) token ids are those of the prompt (T), then of the report, without a beginning
+                token between them: as stock models give them, and trl's trainers take them.
 
         Returns:
             What the stock `generate` does; with `return_grounding`, `GroundedReports`.
@@ -418,6 +431,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         encoded = self.encode(**own) if encoded is None else as_encoded(encoded)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self.language_model.generation_config = self.generation_config
+        with_prompt = kwargs.pop("return_prompt", getattr(kwargs.get("generation_config"), "return_prompt", False))
         outputs = self.language_model.generate(
             inputs_embeds=self.embed_prompt(input_ids, encoded[0]), attention_mask=mask, **kwargs
         )
@@ -425,6 +439,9 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         sequences = nn.functional.pad(sequences, (1, 0), value=self._begin_token_id)
         if return_grounding:
             return self.ground(sequences, encoded, processor, input_ids=input_ids, attention_mask=mask)
+        if with_prompt:
+            prompts = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)
+            sequences = torch.cat([prompts, sequences[:, 1:]], dim=1)
         if isinstance(outputs, torch.Tensor):
             return sequences
         outputs.sequences = sequences

@@ -139,6 +139,7 @@ class PrefixOutput(ModelOutput):
         hidden_states, attentions: the language model's over prompt and report, where asked for; attention weights by
             the eager implementation alone.
         image_hidden_states (B, N, W): what stands at the prompts' N placeholders.
+        last_hidden_state (B, T, W): where no labels are given; what the output embeddings make the logits of.
     """
 
     loss: torch.Tensor | None = None
@@ -146,6 +147,7 @@ class PrefixOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
 
 
 def zero_shot_output(outputs) -> ZeroShotOutput:

@@ -1,12 +1,16 @@
 """Reinforcing a report generator, from flags to a checkpoint."""
 
+import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import yaml
 from accelerate.utils import gather_object
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
-from trl import GRPOConfig
+from trl import DPOConfig, GRPOConfig
 
 from processing.datasets.overlaps import warn_of_overlaps
 
@@ -16,11 +20,13 @@ from ..metrics.reports import FAMILIES, MetricOptions
 from ..reports.similar_cases import FOLDER
 from ..reports.writing import ReportWriter, one_per_study, open_writer, prediction_row, score_rows
 from ..runs.command_line import mapping, parse_arguments
-from ..runs.files import write_json
+from ..runs.files import write_json, write_text
 from ..runs.provenance import training_facts
 from ..runs.settings import checkpoint_to_resume
 from .gaze import GazeReward
+from .preferences import PreferenceTrainer
 from .rewards import Reward, checked, repetition, reward_named, weighted
+from .sampling import preference_pairs, write_reports
 from .trainer import ReportReinforcer
 
 DEFAULTS = {
@@ -36,11 +42,11 @@ DEFAULTS = {
     "gradient_checkpointing": False,
     "bf16": False,
     "dataloader_pin_memory": False,
-    "num_generations": 4,
-    "beta": 0.04,
     "learning_rate": 1e-6,
-    "max_completion_length": 100,
 }
+GRPO_DEFAULTS = {"num_generations": 4, "beta": 0.04}
+DPO_DEFAULTS = {"beta": 0.1}
+PAIRS = "preferences.jsonl"  # in the output folder: the pairs that DPO learns from
 
 
 @dataclass
@@ -56,6 +62,13 @@ class ReinforceArguments:
             "reward of training/reinforcement/rewards.py, gaze, or any score of `cogaze evaluate_reports`"
         }
     )
+    objective: Literal["grpo", "dpo"] = field(
+        default="grpo",
+        metadata={"help": "dpo: pairs of the best and the worst of drawn reports, for language models behind CoGaze"},
+    )
+    max_new_tokens: int = field(default=100, metadata={"help": "of a drawn or evaluated report"})
+    pair_samples: int = field(default=4, metadata={"help": "dpo: reports drawn of each image"})
+    pair_temperature: float = field(default=1.0, metadata={"help": "dpo: of the drawing"})
     metrics: list[str] = field(
         default_factory=lambda: ["bleu"], metadata={"help": "families of `cogaze evaluate_reports`, each evaluation"}
     )
@@ -77,30 +90,24 @@ class ReinforceArguments:
 
 def reinforce_reports(argv: list[str] | None = None) -> dict:
     """Train as the flags say, and write the best model, its processor and `training.json`; returns its scores."""
-    kinds = (ReinforceArguments, MetricOptions, GRPOConfig)
-    arguments, options, training = parse_arguments(kinds, argv, __doc__, DEFAULTS)
+    arguments, options, training = parse(argv)
     training.remove_unused_columns = False
+    if arguments.objective == "grpo":
+        training.max_completion_length = arguments.max_new_tokens
     set_seed(training.seed)
     weights = reward_weights(arguments.rewards)
     _check_best(arguments)
     splits = _load(arguments)
-    writer = open_writer(arguments.checkpoint, device=str(training.device))
+    writer = open_writer(arguments.checkpoint, device=str(training.device), batch_size=training.train_batch_size)
     _freeze_encoder(writer.model)
-    writer.model.train()
     rewards = {name: _reward(name, writer, options) for name in weights}
     validation = splits["validation"]
-    places = one_per_study(validation)[: arguments.eval_studies]
+    validation = validation.select(one_per_study(validation)[: arguments.eval_studies])
     stopping = [EarlyStoppingCallback(n) for n in [arguments.early_stopping_patience] if n]
-    trainer = ReportReinforcer(
-        writer,
-        training,
-        splits["train"],
-        rewards,
-        weights,
-        validation=places,
-        callbacks=[StopOnDrift(arguments.max_kl, arguments.max_length_drift), *stopping],
-    )
-    trainer.score = _scoring(trainer, arguments, options, validation.select(places), rewards, weights)
+    callbacks = [StopOnDrift(arguments.max_kl, arguments.max_length_drift), *stopping]
+    build = _preferring if arguments.objective == "dpo" else _reinforcing
+    trainer = build(arguments, training, writer, splits["train"], validation, rewards, weights, callbacks)
+    trainer.score = _scoring(trainer, arguments, options, validation, rewards, weights)
     trained = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
     trainer.save_model()
     metrics = trainer.evaluate()
@@ -110,10 +117,42 @@ def reinforce_reports(argv: list[str] | None = None) -> dict:
         if getattr(writer, "cases", None) is not None:
             writer.cases.save(folder / FOLDER)
         facts = training_facts(trained.metrics["train_runtime"], splits["train"], arguments.checkpoint)
-        rewarded = {"objective": "GRPO", "rewards": weights, "beta": training.beta, "steps": trainer.state.global_step}
+        rewarded = {"objective": arguments.objective, "rewards": weights, "beta": training.beta}
+        rewarded["steps"] = trainer.state.global_step
         counts = {"train_records": len(splits["train"]), "processes": training.world_size}
         write_json(folder / "training.json", metrics | facts | counts | {"reinforced": rewarded})
     return metrics
+
+
+def parse(argv: list[str] | None = None) -> tuple:
+    """The arguments, the metrics' options, and trl's configuration of the objective that is asked for."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    first.add_argument("--objective")
+    known, _ = first.parse_known_args(argv)
+    asked = known.objective
+    if asked is None and known.config and Path(known.config).is_file():
+        asked = (yaml.safe_load(Path(known.config).read_text(encoding="utf-8")) or {}).get("objective")
+    config, own = (DPOConfig, DPO_DEFAULTS) if asked == "dpo" else (GRPOConfig, GRPO_DEFAULTS)
+    return parse_arguments((ReinforceArguments, MetricOptions, config), argv, __doc__, DEFAULTS | own)
+
+
+def _reinforcing(arguments, training, writer, train, validation, rewards, weights, callbacks) -> ReportReinforcer:
+    writer.model.train()
+    return ReportReinforcer(writer, training, train, rewards, weights, validation, callbacks=callbacks)
+
+
+def _preferring(arguments, training, writer, train, validation, rewards, weights, callbacks) -> PreferenceTrainer:
+    """Pairs are drawn once, or read from the output folder, where a run that was cut off has left them."""
+    path = Path(training.output_dir) / PAIRS
+    if path.is_file():
+        pairs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    else:
+        options = {"max_new_tokens": arguments.max_new_tokens, "temperature": arguments.pair_temperature}
+        pairs = preference_pairs(writer, train, rewards, weights, arguments.pair_samples, options)
+        write_text(path, "".join(json.dumps(pair) + "\n" for pair in pairs))
+    writer.model.train()
+    return PreferenceTrainer(writer, training, train, pairs, validation, callbacks=callbacks)
 
 
 def reward_weights(given: str | dict) -> dict[str, float]:
@@ -157,7 +196,7 @@ def _freeze_encoder(model) -> None:
 
 
 def _scoring(
-    trainer: ReportReinforcer,
+    trainer: ReportReinforcer | PreferenceTrainer,
     arguments: ReinforceArguments,
     options: MetricOptions,
     validation,
@@ -165,7 +204,7 @@ def _scoring(
     weights: dict[str, float],
 ) -> Callable[[], dict[str, float]]:
     """Scores, rewards, length and repetition of reports that all processes write for held-out studies."""
-    asked = {"do_sample": False, "num_beams": arguments.eval_num_beams, "max_new_tokens": trainer.max_completion_length}
+    asked = {"do_sample": False, "num_beams": arguments.eval_num_beams, "max_new_tokens": arguments.max_new_tokens}
 
     def score() -> dict[str, float]:
         rank, world = trainer.args.process_index, trainer.args.world_size
@@ -185,7 +224,7 @@ def _scoring(
 
     def _rows(places: list[int]) -> list[dict]:
         records = [validation[place] for place in places]
-        sequences, _, _, prepared = trainer.write(records, range(len(records)), asked)
+        sequences, _, _, prepared = write_reports(trainer.writer, records, range(len(records)), asked)
         texts = trainer.writer.processor.decode_reports(sequences)
         found = {name: checked(name, reward, texts, prepared) for name, reward in rewards.items()}
         return [
@@ -196,7 +235,7 @@ def _scoring(
     return score
 
 
-def _starts(places: range, trainer: ReportReinforcer) -> list[list[int]]:
+def _starts(places: range, trainer) -> list[list[int]]:
     size = trainer.args.per_device_eval_batch_size
     return [list(places[start : start + size]) for start in range(0, len(places), size)]
 

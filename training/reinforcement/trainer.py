@@ -7,50 +7,55 @@ leaves to a subclass: how completions are sampled (`rollout_func`), what goes al
 Advantages, the clipped loss, the KL term, groups, accumulation, processes and logging are trl's.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from datasets import Dataset
-from torch import nn
-from torch.func import functional_call
+from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from modeling_cogaze.report_generation import EncodedImages
 
-from ..reports.prompt_hints import encode_images
 from ..reports.writing import ReportWriter
 from ..runs.trainer import WholeCheckpoints
-from .gaze import PATCHES
 from .rewards import Reward, checked
+from .sampling import write_reports
 
 
-class StartPolicy(nn.Module):
-    """A model with the trained weights that it began with, beside the same frozen ones: what KL is measured to."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self._model = (model,)  # in a tuple: its weights are not this module's
-        for number, (_, parameter) in enumerate(self._trained()):
-            self.register_buffer(f"start_{number}", parameter.detach().clone())
-
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, each) for name, each in self._model[0].named_parameters() if each.requires_grad]
-
-    def forward(self, **inputs):
-        start = dict(zip((name for name, _ in self._trained()), self.buffers(), strict=True))
-        return functional_call(self._model[0], start, kwargs=inputs)
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """What KL is measured to: a copy of the weights that will be trained, beside the same frozen ones."""
+    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
-class ReportReinforcer(WholeCheckpoints, GRPOTrainer):
+class ScoredReports(WholeCheckpoints):
+    """Evaluates by `score`: what reports say that are written for held-out studies."""
+
+    score: Callable[[], dict[str, float]]
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Nothing: a checkpoint's card is written where it is published, from what was measured."""
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.score().items()}
+        was_training = self.model.training
+        self.model.eval()  # by which trl tells what it logs
+        self.log(metrics)
+        self.model.train(was_training)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class ReportReinforcer(ScoredReports, GRPOTrainer):
     """`trl.GRPOTrainer` for a report generator of either kind; the encoder is frozen and sees an image once a group.
 
     Args:
         writer: of the model that learns; its processor and its preparation of records are used.
         records: to train on; a row of trl's data set is a number in it.
         rewards: name -> function, and `weights` name -> weight.
-        score: what evaluation gives, without a prefix.
-        validation: held-out records, whose number trl wants to know.
+        validation: the held-out records, whose number trl wants to know; set `score` to what evaluation gives.
 
     Raises:
         ValueError: from `checked`; or no reward applies to a record, which is named.
@@ -63,16 +68,15 @@ class ReportReinforcer(WholeCheckpoints, GRPOTrainer):
         records,
         rewards: dict[str, Reward],
         weights: dict[str, float],
-        score: Callable[[], dict[str, float]] | None = None,
         validation: Sequence = (),
         **options,
     ):
         self.writer = writer
         self.records = records
-        self.score = score
         self._sampled: tuple[list[str], list[dict]] = ([], [])
         self._memory: torch.Tensor | None = None
         args.reward_weights = [weights[name] for name in rewards]
+        start = frozen_copy(writer.model) if args.beta else None
         beta, args.beta = args.beta, 0.0  # trl would load the reference from the Hub, as a model that it knows
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
@@ -87,11 +91,8 @@ class ReportReinforcer(WholeCheckpoints, GRPOTrainer):
                 **options,
             )
         args.beta = self.beta = beta
-        if beta:
-            self.ref_model = StartPolicy(self.model).to(self.accelerator.device)
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Nothing: a checkpoint's card is written where it is published, from what was measured."""
+        if start is not None:
+            self.ref_model = start
 
     def _rewarding(self, name: str, reward: Reward) -> Callable:
         """A reward as trl calls it, on the texts and records of the last samples."""
@@ -120,8 +121,8 @@ class ReportReinforcer(WholeCheckpoints, GRPOTrainer):
         distinct = list(dict.fromkeys(map(int, prompts)))
         place_of = {number: place for place, number in enumerate(distinct)}
         places = [place_of[int(number)] for number in prompts]
-        sequences, asked, self._memory, prepared = self.write(
-            [self.records[number] for number in distinct], places, self._sampling()
+        sequences, asked, self._memory, prepared = write_reports(
+            self.writer, [self.records[number] for number in distinct], places, self._sampling()
         )
         processor, ends = self.writer.processor, set(self.eos_token_ids)
         self._sampled = (processor.decode_reports(sequences), [prepared[place] for place in places])
@@ -131,33 +132,6 @@ class ReportReinforcer(WholeCheckpoints, GRPOTrainer):
             prompt_ids = [row[mask].tolist() for row, mask in zip(asked["input_ids"], masks, strict=True)]
         completions = [_until(row, ends) for row in sequences[:, 1:].tolist()]
         return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
-
-    @torch.no_grad()
-    def write(self, records: Sequence[dict], places: Sequence[int], options: dict) -> tuple:
-        """Reports of images that are encoded once each.
-
-        Args:
-            places: for each report, its record's place in `records`.
-            options: of `generate`.
-        Returns:
-            token ids (R, L); the prompts that a language model was given, by name, (R, T); the images as the decoder
-            reads them (R, M, W); and the records as rewards see them, one each.
-        """
-        model = self.accelerator.unwrap_model(self.model)
-        was_training = model.training
-        model.eval()
-        inputs = self.writer.inputs(records)
-        encoded = inputs["encoder_outputs"] if "encoder_outputs" in inputs else encode_images(model, inputs)
-        index = torch.tensor(places, device=model.device)
-        asked = {name: inputs[name][index] for name in ("input_ids", "attention_mask") if name in inputs}
-        memory = encoded[0][index]
-        sequences = model.generate(encoder_outputs=EncodedImages(last_hidden_state=memory), **asked, **options)
-        model.train(was_training)
-        prepared = [
-            self.writer.prepare(record) | {PATCHES: patches}
-            for record, patches in zip(records, encoded.patch_features.cpu(), strict=True)
-        ]
-        return sequences, asked, memory, prepared
 
     def _sampling(self) -> dict:
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -205,16 +179,6 @@ class ReportReinforcer(WholeCheckpoints, GRPOTrainer):
             rows.append(_log_probabilities(logits.float() / self.temperature, reports, compute_entropy))
         chosen, entropies = zip(*rows, strict=True)
         return torch.cat(chosen), torch.cat(entropies) if compute_entropy else None, None
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Scores of reports that are written for held-out studies."""
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.score().items()}
-        was_training = self.model.training
-        self.model.eval()  # by which trl tells what it logs
-        self.log(metrics)
-        self.model.train(was_training)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
 
 def _log_probabilities(
