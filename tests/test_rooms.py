@@ -24,6 +24,7 @@ ROOMS = {
     "data": {"runs"},
     "pretraining": {"data", "runs"},
     "reports": {"data", "metrics", "runs"},
+    "reinforcement": {"reports", "data", "metrics", "runs"},
     "downstream": {"data", "metrics", "runs"},
     "evaluation": {"reports", "downstream", "data", "metrics", "runs"},
     "figures": {"evaluation", "reports", "downstream", "data", "metrics", "runs"},

@@ -158,7 +158,20 @@ def _auto_class(config: PreTrainedConfig) -> str:
 def _described(run: dict) -> dict:
     machine = run.get("machine", {})
     cores = f"{machine.get('cores', '?')} cores, {machine.get('processor', 'of an unknown processor')}"
-    return {"name": run.get("name"), "minutes": run["train_runtime"] / 60, "machine": _gpus(machine) or cores}
+    return {
+        "name": run.get("name"),
+        "minutes": run["train_runtime"] / 60,
+        "machine": _gpus(machine) or cores,
+        "reinforced": _rewarded(run.get("reinforced")),
+    }
+
+
+def _rewarded(reinforced: dict | None) -> str:
+    if not reinforced:
+        return ""
+    named = ", ".join(f"{name} ({weight:g})" for name, weight in reinforced["rewards"].items())
+    by = {"grpo": "GRPO", "dpo": "DPO on pairs that differ"}[reinforced["objective"]]
+    return f"{by} in {named}, KL weight {reinforced['beta']:g}, {reinforced['steps']:,} steps"
 
 
 def _gpus(machine: dict) -> str:

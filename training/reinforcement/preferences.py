@@ -70,6 +70,7 @@ class PreferenceTrainer(ScoredReports, DPOTrainer):
             raise ValueError("objective: dpo is for language models behind CoGaze; reinforce this decoder by grpo.")
         if not pairs:
             raise ValueError("rewards: no image has reports of different reward, so there is nothing to prefer.")
+        self.writer = writer
         args.remove_unused_columns = False
         super().__init__(
             writer.model,

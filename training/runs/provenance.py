@@ -14,7 +14,7 @@ from processing.datasets.records import facts_of
 
 from .files import read_json
 
-FACTS = ("train_runtime", "machine", "train_data", "pretrained", "started_from")
+FACTS = ("train_runtime", "machine", "train_data", "pretrained", "reinforced", "started_from")
 
 ON_PHANTOM = "Measured on rendered radiographs: it shows that the software works, not that it is clinically useful."
 

@@ -168,3 +168,15 @@ def test_metrics_of_other_weights_and_without_intervals_are_refused(tmp_path):
         read_metrics([tmp_path / "none.json"], "abc")
     with pytest.raises(ValueError, match="metrics: none given"):
         read_metrics([], "abc")
+
+
+def test_a_card_says_by_what_a_checkpoint_was_rewarded(config):
+    rewarded = {"objective": "grpo", "rewards": {"gaze": 0.25, "length": 0.1}, "beta": 0.04, "steps": 1200}
+    told = "Rewarded by GRPO in gaze (0.25), length (0.1), KL weight 0.04, 1,200 steps"
+    for training in (
+        TRAINING | {"reinforced": rewarded},
+        TRAINING | {"started_from": TRAINING | {"reinforced": rewarded}},
+    ):
+        _, body = parts(model_card("org/cogaze", config, 1_840_000, [METRICS], training))
+        assert told in " ".join(body.split())
+    assert "Rewarded" not in str(model_card("org/cogaze", config, 1_840_000, [METRICS], TRAINING))
