@@ -55,8 +55,8 @@ pretrain-phantom: setup  ## the longer recipe, and beside it without gaze and wi
 report-phantom: setup  ## report generators on what that pretrained: free text, without context, structured, prefix
 	$(BIN)/cogaze experiment report_recipe --checkpoint $(OUT)/recipe/pretrain/full --output_dir $(OUT)/recipe/reports
 
-real: setup  ## on real radiographs: fine-tuned from what `make demo` pretrained, from scratch, and beside baselines
-	$(BIN)/cogaze experiment real --checkpoint $(OUT)/demo/cogaze-tiny --output_dir $(OUT)/real
+real: setup  ## how far it carries to real radiographs: pretrained on renderings, on real ones, on both; beside baselines
+	$(BIN)/cogaze experiment real --output_dir $(OUT)/real
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"

@@ -2,6 +2,8 @@
 
     cogaze demo --output_dir outputs/demo
 
+With `COGAZE_REAL_DATA`, a folder of NIH ChestX-ray14, its radiographs join (docs/results.md).
+
 EGMA's way is a table of runs: `cogaze experiment demo_egma`.
 """
 

@@ -7,7 +7,8 @@
 
 saliency: what speaks for a label, by Grad-CAM and HiResCAM, by the classifier's own attention where it pools by
 attention, and where CoGaze's latents look. features: t-SNE of the images' global features, coloured by finding. gaze:
-the recorded gaze and the map predicted from the sentence. calibration: reliability before and after the temperatures of
+the recorded gaze and the map predicted from the sentence, or with --sentences, on images without gaze, the maps that
+are predicted from those. calibration: reliability before and after the temperatures of
 `training.calibrate`.
 """
 
@@ -22,7 +23,7 @@ from training.downstream.classifiers import Classifier, as_in_finetuning, open_c
 from training.evaluation.calibration import Calibration
 from training.evaluation.scorers import load_scorer
 from training.figures.features import NEIGHBOURS, draw_features
-from training.figures.maps import draw_gaze, draw_saliency
+from training.figures.maps import draw_gaze, draw_predicted_gaze, draw_saliency
 from training.figures.reliability import draw_calibration
 from training.runs.command_line import parse_arguments
 
@@ -61,6 +62,10 @@ class FeaturesArguments(DrawArguments):
 @dataclass
 class GazeArguments(DrawArguments):
     rows: int = field(default=4, metadata={"help": "sentences, each of another radiograph"})
+    sentences: list[str] | None = field(
+        default=None, metadata={"help": "predict from these, whatever was said; on the first images that have --label"}
+    )
+    label: str | None = field(default=None, metadata={"help": "with sentences: the images' label; all if absent"})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -92,7 +97,11 @@ def _features(arguments: FeaturesArguments, path: Path) -> None:
 
 def _gaze(arguments: GazeArguments, path: Path) -> None:
     scorer = load_scorer(arguments.checkpoint, arguments.batch_size, arguments.device)
-    draw_gaze(scorer, load_data(arguments.data, "data"), path, arguments.rows)
+    data = load_data(arguments.data, "data")
+    if arguments.sentences:
+        draw_predicted_gaze(scorer, data, arguments.sentences, path, arguments.rows, arguments.label)
+    else:
+        draw_gaze(scorer, data, path, arguments.rows)
 
 
 def _calibration(arguments: ClassifierArguments, path: Path) -> None:

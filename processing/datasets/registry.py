@@ -20,6 +20,7 @@ _SOURCES = {
     "chexpert_5x200": ("chexpert", "SOURCE_5X200"),
     "chexpert_8x200": ("chexpert", "SOURCE_8X200"),
     "nih": ("nih", "SOURCE"),
+    "nih_sample": ("nih_sample", "SOURCE"),
     "rsna": ("rsna", "SOURCE"),
     "siim": ("siim", "SOURCE"),
     "shenzhen": ("shenzhen", "SOURCE"),

@@ -9,6 +9,7 @@ import yaml
 from ..runs.files import CONFIGS
 
 PROMPTS = CONFIGS / "evaluation" / "prompts.yaml"
+FURTHER_PROMPTS = CONFIGS / "evaluation" / "further_prompts.yaml"
 CLASS_PROMPTS = CONFIGS / "evaluation" / "egma_prompts.yaml"
 
 

@@ -13,6 +13,8 @@ from string import Template
 
 import yaml
 
+from ..data.sources import OWN as ENTRY_OPTIONS
+from ..runs.command_line import mappings
 from ..runs.files import CONFIGS, REAL_DATA, slug
 
 EXPERIMENTS = CONFIGS / "experiments"
@@ -179,7 +181,7 @@ class _Planner:
         self.output, self.given = output, given
         self.checkpoints = _named(checkpoints)
         self.runs: dict[str, Run] = {}
-        self.by_row: dict[str, Run] = {}
+        self.by_row: dict[str, list[Run]] = {}
 
     def in_preset(self, name: str, values: dict) -> bool:
         own = values.get("preset", self.preset)
@@ -213,7 +215,8 @@ class _Planner:
             return [Row(name, self.plan(key, name, own, self._start(own, key, where)), published)]
         return [Row(label, self.plan(key, label, own, given)) for label, given in self.checkpoints.items()]
 
-    def _start(self, own: dict, key: str, where: str) -> Run | str | None:
+    def _start(self, own: dict, key: str, where: str) -> list[Run] | str | None:
+        """The runs of the row that it starts from, in this table or, as "table/row", in another."""
         asked = own.get("start_from")
         if asked is None:
             return None
@@ -221,13 +224,13 @@ class _Planner:
             if not self.checkpoints:
                 raise ValueError(f"checkpoint: {where} starts from one; give --checkpoint.")
             return next(iter(self.checkpoints.values()))
-        start = self.by_row.get(f"{key}/{asked}")
+        start = self.by_row.get(f"{key}/{asked}") or self.by_row.get(asked)
         if start is None:
             raise ValueError(f"{self.path.name}: {where} starts from {asked!r}, which is no row above it.")
         return start
 
-    def plan(self, key: str, name: str, own: dict, start: Run | str | None) -> list[Run]:
-        """A run for each seed."""
+    def plan(self, key: str, name: str, own: dict, start: list[Run] | str | None) -> list[Run]:
+        """A run for each seed; of fine-tuning one for all, or one for each of several runs that it starts from."""
         places = [slug(key)] * (len(self.values["tables"]) > 1) + [slug(name)]
         folder = self.output / own.get("folder", "/".join(places))
         where = f"row {name!r} of table {key!r}"
@@ -238,19 +241,25 @@ class _Planner:
         scoring = dict(own.get("scoring") or {})
         seeds, changes = own.get("seeds"), dict(own.get("changes") or {})
         rounds = {"bootstrap": own["bootstrap"]} if "bootstrap" in own else {}
-        variants = [(folder, changes)]
-        if own["stage"] in FINETUNING:
+        starts = start if isinstance(start, list) else [start]
+        variants = [(folder, changes, starts[0])]
+        if own["stage"] in FINETUNING and len(starts) > 1 and not changes.get("from_scratch"):
+            own_seeds = seeds if seeds and len(seeds) == len(starts) else range(len(starts))
+            places = [folder / f"from-{place}" for place in range(len(starts))]
+            own_changes = [changes | rounds | {"seed": seed, "seeds": 1} for seed in own_seeds]
+            variants = list(zip(places, own_changes, starts, strict=True))
+        elif own["stage"] in FINETUNING:
             changes |= _numbered(seeds, where) | rounds
         else:
             scoring |= rounds
             if seeds and config:
-                variants = [(folder / f"seed-{seed}", changes | {"seed": seed}) for seed in seeds]
+                variants = [(folder / f"seed-{seed}", changes | {"seed": seed}, starts[0]) for seed in seeds]
         runs = []
-        for place, values in variants:
-            run = planned(own["stage"], place, config, values, start, scoring)
+        for place, values, begin in variants:
+            run = planned(own["stage"], place, config, values, begin, scoring)
             identity = json.dumps([run.stage, str(config), run.settings, run.checkpoint, scoring], sort_keys=True)
             runs.append(self.runs.setdefault(identity, run))
-        self.by_row[f"{key}/{name}"] = runs[0]
+        self.by_row[f"{key}/{name}"] = runs
         return runs
 
 
@@ -280,10 +289,11 @@ def phantom_options(settings: dict) -> dict:
     Raises:
         ValueError: it trains on others.
     """
-    data = settings["train_data"]
-    if data["name"] != "phantom":
-        raise ValueError(f"train_data: {data['name']}; such a row is scored on rendered radiographs, phantom.")
-    return {name: value for name, value in data.items() if name not in ("name", "split", "size")}
+    entries = mappings(settings["train_data"], "train_data")
+    data = next((each for each in entries if each["name"] == "phantom"), None)
+    if data is None:
+        raise ValueError(f"train_data: {entries[0]['name']}; such a row is scored on rendered radiographs, phantom.")
+    return {name: value for name, value in data.items() if name not in ("name", "split", "size", *ENTRY_OPTIONS)}
 
 
 def find_config(path: Path, name: str, where: str) -> Path:
@@ -331,9 +341,9 @@ def _numbered(seeds: Sequence[int] | None, where: str) -> dict:
 
 
 def _words(value) -> list[str]:
-    if isinstance(value, list):
+    if isinstance(value, list) and not any(isinstance(each, dict) for each in value):
         return [str(each) for each in value]
-    return [json.dumps(value) if isinstance(value, dict) else str(value)]
+    return [json.dumps(value) if isinstance(value, dict | list) else str(value)]
 
 
 def _check(values, needed: Sequence[str], where: str, known: set[str] | None = None) -> None:

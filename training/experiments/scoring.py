@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
+from datasets import Dataset
 
 from processing.datasets.phantom.loading import GALLERY_CLASSES, load_phantom, load_phantom_gallery
 
@@ -19,6 +19,7 @@ from ..metrics.scores import Score, to_json
 from ..reports.writing import one_per_study, open_writer, score_rows, write_rows
 from ..runs.provenance import measured_on
 from .plan import phantom_options
+from .real import score_real
 
 LABEL_F1 = "Phantom labels micro F1"
 
@@ -33,16 +34,28 @@ def score_dual_encoder(folder: Path, scoring: dict, settings: dict) -> dict:
     Args:
         scoring: options of the phantom's splits, "train" (for the gaze's baselines), "validation" (for F1's thresholds;
             none if absent), "test" and "gallery"; "classes": tell the gallery's findings apart too; "bootstrap".
+            With "real", real radiographs (`score_real`); the phantom's are then scored where there is "test" alone.
         settings: of the pretraining; of its train_data the test's pictures are like.
     """
-    data = settings["train_data"]
-    options = phantom_options({"train_data": data if isinstance(data, dict) else yaml.safe_load(data)})
+    scorer, rounds = load_scorer(str(folder), device=device()), scoring.get("bootstrap", 200)
+    scores: dict[str, Score] = {}
+    measured = None
+    if "real" in scoring:
+        scores, measured = score_real(scorer, scoring["real"], folder, rounds)
+    if "test" in scoring or measured is None:
+        on_phantom, test = _score_on_phantom(scorer, scoring, settings)
+        scores |= on_phantom
+        measured = test if measured is None else measured
+    return {"scores": to_json(scores.values())} | facts(scorer, measured)
+
+
+def _score_on_phantom(scorer: Scorer, scoring: dict, settings: dict) -> tuple[dict[str, Score], Dataset]:
+    options = phantom_options(settings)
     splits = {
         split: load_phantom(split, **options | scoring[split]) if split in scoring else None
         for split in ("train", "validation", "test")
     }
     gallery = load_phantom_gallery(**options | scoring.get("gallery", {}))
-    scorer = load_scorer(str(folder), device=device())
     prompts, rounds = read_prompts(PROMPTS), scoring.get("bootstrap", 200)
     scores = measure(scorer, **splits, gallery=gallery, prompts=prompts, rounds=rounds)
     if settings.get("no_context"):
@@ -50,7 +63,7 @@ def score_dual_encoder(folder: Path, scoring: dict, settings: dict) -> dict:
         scores = {name: score for name, score in scores.items() if "_context" not in name}
     if scoring.get("classes"):
         scores |= score_classes(scorer, gallery, rounds)
-    return {"scores": to_json(scores.values())} | facts(scorer, splits["test"])
+    return scores, splits["test"]
 
 
 def score_classes(scorer: Scorer, gallery, rounds: int) -> dict[str, Score]:

@@ -14,6 +14,7 @@ from ..runs.provenance import machine_facts
 from ..runs.tables import markdown_table
 from .baselines import demographics_of
 from .plan import FINETUNING, Experiment, Row, Run, Table
+from .real import compare_zero_shot
 
 # Their predictions are kept, or made again, so that rows are compared on the same draws of patients.
 COMPARED = (*FINETUNING, "view, age and sex")
@@ -50,8 +51,12 @@ def _table(table: Table, found: Mapping[int, dict], experiment: Experiment) -> d
     scores = {row.name: _scores(row, found, experiment.heads) for row in table.rows}
     above: dict[str, dict[str, Score]] = {}
     if all(run.stage in COMPARED for row in table.rows for run in row.runs):
-        own, above = compare(table, {name: each for name, (each,) in results.items()})
+        own, above = compare(table, results)
         scores = {name: own[name] | scores[name] for name in scores}
+    elif all("real" in run.scoring for row in table.rows for run in row.runs) and table.reference_row:
+        folders = {row.name: [run.folder for run in row.runs] for row in table.rows}
+        own, above = compare_zero_shot(folders, table.reference, table.rows[0].runs[0].scoring.get("bootstrap", 200))
+        scores = {name: scores[name] | own[name] for name in scores}
     reference = table.reference_row or table.rows[0]
     base = {name: score for name, score in scores[reference.name].items() if name in experiment.columns}
     level = {name: value for name, score in base.items() if (value := _level(score)) is not None}
@@ -116,7 +121,7 @@ def _outside(scores: Mapping[str, Score], base: Mapping[str, Score]) -> dict[str
     return sides
 
 
-def compare(table: Table, results: Mapping[str, dict]) -> tuple[dict, dict]:
+def compare(table: Table, results: Mapping[str, Sequence[dict]]) -> tuple[dict, dict]:
     """Scores of fine-tuned models and of baselines on the same images, and how far above the reference's they lie.
 
     Intervals are of the same draws of patients for all.
@@ -126,22 +131,23 @@ def compare(table: Table, results: Mapping[str, dict]) -> tuple[dict, dict]:
     Raises:
         ValueError: rows of other labels.
     """
-    trained = {row.name: row.runs[0] for row in table.rows if row.runs[0].stage in FINETUNING}
-    first = results[next(iter(trained))] if trained else next(iter(results.values()))
-    for name, result in results.items():
+    trained = {row.name: row.runs for row in table.rows if row.runs[0].stage in FINETUNING}
+    first = (results[next(iter(trained))] if trained else next(iter(results.values())))[0]
+    for name, result in ((name, each) for name, own in results.items() for each in own):
         if result["labels"] != first["labels"] or result["left_out"]["test"] != first["left_out"]["test"]:
             raise ValueError(f"table {table.key!r}: {name!r} scores other labels than {next(iter(results))!r}.")
     names = [name for name in first["labels"] if name not in first["left_out"]["test"]]
     columns = [first["labels"].index(name) for name in names]
     predictions, kept = {}, []
     for row in table.rows:
-        run = row.runs[0]
-        start = run if row.name in trained else run.start
-        kept = kept_predictions(start.folder, results[row.name]["seeds"])
+        starts = row.runs if row.name in trained else [row.runs[0].start]
+        each_run = zip(starts, results[row.name], strict=True)
+        kept = [each for run, result in each_run for each in kept_predictions(run.folder, result["seeds"])]
         predictions[row.name] = [each["predictions"][:, columns] for each in kept]
         if row.name not in trained:
-            predictions[row.name] = [demographics_of(start.settings, names)]
-    rounds = next((run.settings["bootstrap"] for run in trained.values() if "bootstrap" in run.settings), 200)
+            predictions[row.name] = [demographics_of(starts[0].settings, names)]
+    settings = (run.settings for runs in trained.values() for run in runs)
+    rounds = next((own["bootstrap"] for own in settings if "bootstrap" in own), 200)
     references, draws = kept[0]["references"][:, columns], Bootstrap(kept[0]["patients"], rounds)
 
     def statistics(rows: np.ndarray) -> dict[tuple, float]:

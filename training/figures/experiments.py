@@ -29,7 +29,9 @@ def panels_figure(tables: Mapping[str, dict], titles: Mapping[str, str], path: s
         axis.grid(alpha=0.25)
     handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)
-    figure.suptitle("Rendered radiographs, unseen patients: whether the software works, nothing clinical", fontsize=9)
+    on_phantom = not any(name.startswith("real_") for name in titles)
+    what = "Rendered radiographs, unseen patients: whether the software works, nothing clinical"
+    figure.suptitle(what if on_phantom else "Real radiographs, unseen patients; not for clinical use", fontsize=9)
     save_figure(figure, path)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from processing.datasets.records import CHEXBERT_OBSERVATIONS, label_targets
+from processing.datasets.records import CHEXBERT_OBSERVATIONS, POSITIVE, label_names, label_targets
 from processing.radiographs import read_radiograph
 
 from ..downstream.classifiers import Classifier
@@ -87,6 +87,43 @@ def draw_gaze(scorer: Scorer, dataset, path: str | Path, rows: int = 4) -> None:
     if not shown:
         raise ValueError("data: none of its images has gaze.")
     maps_figure(shown, path, title_of("A reader's gaze, and what is predicted. Outline: the finding.", dataset))
+
+
+def draw_predicted_gaze(
+    scorer: Scorer, dataset, sentences: list[str], path: str | Path, rows: int = 4, label: str | None = None
+) -> None:
+    """Where a reader who says each of the sentences is predicted to look, on the first `rows` images with a label.
+
+    Outlined where it is known: the label's region.
+
+    Raises:
+        ValueError: an unknown label, or no image that has it.
+    """
+    chosen = range(min(rows, len(dataset)))
+    if label is not None:
+        (label,) = chosen_names([label], label_names(dataset), "label", "the data set's")
+        positive = label_targets(dataset["labels"][:])[:, label_names(dataset).index(label)] > 0
+        chosen = np.flatnonzero(positive)[:rows].tolist()
+    if not chosen:
+        raise ValueError(f"data: none of its {len(dataset)} images has {label!r}.")
+    spoken = [{"text": text, "begin": float(place), "end": place + 1.0} for place, text in enumerate(sentences)]
+    # A reading needs one; what was looked at is not asked for.
+    somewhere = {"x": 1.0, "y": 1.0, "begin": 0.0, "end": 1.0, "sigma_x": 1.0, "sigma_y": 1.0, "shown": []}
+    shown = []
+    for index in chosen:
+        record = dataset[index]
+        asked = record | {"gaze": [{"reader": "", "sentences": spoken, "fixations": [somewhere]}]}
+        maps = dict(zip(sentences, scorer.gaze_maps([asked])[0], strict=False))
+        found = [name for name, yes in zip(label_names(dataset), record["labels"], strict=True) if yes == POSITIVE]
+        regions = [region["mask"] for region in record.get("regions") or [] if region["label"] == label]
+        shown.append(
+            {
+                "caption": f"{record['image_id']}: {', '.join(found) or 'no finding'}",
+                "panels": _panels(scorer.processor, record, maps),
+                "masks": [mask for mask in regions if mask is not None],
+            }
+        )
+    maps_figure(shown, path, title_of("Where a reader who says the sentence is predicted to look.", dataset))
 
 
 def _gaze_row(scorer: Scorer, dataset, index: int, record: dict, region: dict | None = None) -> dict:

@@ -1,17 +1,25 @@
 """The demo's second half on a dozen studies."""
 
+import csv
 import json
 
+import numpy as np
+import pytest
 import torch
 import yaml
+from PIL import Image
 
 from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining
 from processing import CoGazeProcessor
+from processing.datasets.label_texts import read_label_texts
+from processing.datasets.sources.nih import MINI_COLUMNS
 from processing.reports import split_sentences
 from processing.tokenization import build_tokenizer
-from training.experiments.demo import demo_reports
+from training.data.sources import read_sources
+from training.experiments.demo import demo_reports, joining_flags, real_radiographs
 from training.metrics.reports import read_predictions
 from training.metrics.scores import from_json
+from training.pretraining.training import settings_of
 from training.runs.files import CONFIGS
 
 
@@ -44,3 +52,26 @@ def test_reports_are_trained_scored_and_drawn(small_phantom, tiny_run, tmp_path,
     assert drawn or not (tmp_path / "report.png").exists()
     printed = capsys.readouterr().out
     assert printed.count("  generated ") == 3 and "not that it is clinically useful" in printed
+
+
+def test_real_radiographs_join_where_a_folder_of_them_is_given(tmp_path, monkeypatch):
+    monkeypatch.delenv("COGAZE_REAL_DATA", raising=False)
+    assert real_radiographs() is None
+    monkeypatch.setenv("COGAZE_REAL_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="NIH ChestX-ray14 can be had at https"):
+        real_radiographs()
+    for split, count in (("train", 3), ("val", 2)):
+        rows = [[f"{split}{row}.png", "Pneumonia", f"{split}{row}", 50, "F", "PA"] for row in range(count)]
+        for name, *_ in rows:
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+        with open(tmp_path / f"{split}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([MINI_COLUMNS, *rows])
+    assert {split: len(found) for split, found in real_radiographs().items()} == {"train": 3, "val": 2}
+    flags = ["--config", str(CONFIGS / "pretrain" / "demo.yaml"), *joining_flags(), "--output_dir", str(tmp_path)]
+    settings = settings_of(flags)
+    mixed = yaml.safe_load((CONFIGS / "pretrain" / "real.yaml").read_text())
+    assert settings["num_train_epochs"] == mixed["num_train_epochs"]
+    assert settings["records_per_epoch"] == mixed["records_per_epoch"]
+    entries = [entry for entry in json.loads(settings["train_data"]) if entry["name"] == "nih_sample"]
+    (source,), _ = read_sources(entries, "train_data", read_label_texts())
+    assert len(source) == 3 and source.text == "labels"

@@ -196,3 +196,16 @@ def test_help_names_the_commands(capsys):
         draw.main(["portrait"])
     printed = capsys.readouterr().out
     assert all(name in printed for name in draw.COMMANDS)
+
+
+def test_maps_of_given_sentences_are_drawn_on_images_without_gaze(tiny_checkpoint, phantom, tmp_path, monkeypatch):
+    silent = phantom.remove_columns("gaze").add_column("gaze", [[]] * len(phantom))
+    monkeypatch.setattr(draw, "load_data", lambda spec, argument: silent)
+    asked = ["gaze", "--checkpoint", tiny_checkpoint, "--output_dir", str(tmp_path), "--rows", "2"]
+    sentences = ["--sentences", "There is a pleural effusion.", "The heart is enlarged."]
+    draw.main([*asked, *sentences])
+    width, _ = size_of(tmp_path / "gaze.png")
+    draw.main([*asked, *sentences[:2]])
+    assert size_of(tmp_path / "gaze.png")[0] < width
+    with pytest.raises(ValueError, match="label: 'gout' is none of"):
+        draw.main([*asked, *sentences, "--label", "gout"])
