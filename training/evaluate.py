@@ -9,7 +9,7 @@ measured is listed with the reason; `--only alignment classes` and the like meas
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -30,8 +30,8 @@ from training.evaluation.parts import KNOWN, PARTS, chosen_parts, measure, reads
 from training.evaluation.prompts import CLASS_PROMPTS, PROMPTS
 from training.evaluation.titles import described
 from training.metrics.scores import Score, to_json
-from training.runs.command_line import mapping, parse_arguments
-from training.runs.files import read_json, write_json, write_text
+from training.runs.command_line import is_list, mapping, mappings, parse_arguments
+from training.runs.files import read_json, slug, write_json, write_text
 from training.runs.provenance import measured_on
 from training.runs.tables import markdown_table
 
@@ -46,7 +46,9 @@ PHANTOM_SPLITS = {"validation": {"split": "validation", "size": 200}, "train": {
 @dataclass
 class EvaluateArguments:
     checkpoint: str = field(metadata={"help": "of any kind, with its processor: folder or Hub id"})
-    data: str = field(metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
+    data: str = field(
+        metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}, or a list of such, each scored by itself'}
+    )
     only: list[str] | None = field(
         default=None, metadata={"help": f"parts of {', '.join(PARTS)}; by default all but shortcuts"}
     )
@@ -98,6 +100,31 @@ def main(argv: list[str] | None = None) -> dict:
             theirs in validation or train; validation of other label names; an unknown part.
     """
     (arguments,) = parse_arguments((EvaluateArguments,), argv, __doc__)
+    return evaluate_each(arguments) if is_list(arguments.data) else evaluate(arguments)
+
+
+def evaluate_each(arguments: EvaluateArguments) -> dict[str, dict]:
+    """`evaluate` of each of several data sets by itself, into folders of their names.
+
+    Raises:
+        ValueError: two of one name; data that go beside one set alone.
+    """
+    for name in ("validation_data", "train_data"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"{name}: it goes with one data set; evaluate them one by one.")
+    found: dict[str, dict] = {}
+    for place, spec in enumerate(mappings(arguments.data, "data")):
+        name = spec.pop("as", None) or spec.get("name")
+        if name in found:
+            raise ValueError(f"data[{place}]: two are called {name!r}; give one another name by `as`.")
+        folder = Path(arguments.output_dir or arguments.checkpoint) / slug(str(name))
+        print(f"\n{name}")
+        found[name] = evaluate(replace(arguments, data=spec, output_dir=str(folder)))
+    return found
+
+
+def evaluate(arguments: EvaluateArguments) -> dict:
+    """Measure one data set, as `main` says."""
     output = arguments.output_dir or arguments.checkpoint
     if arguments.output_dir is None and not Path(arguments.checkpoint).is_dir():
         raise ValueError(f"output_dir: missing; {arguments.checkpoint} is no folder to write into.")
@@ -222,7 +249,8 @@ def seen_before(model: str, settings: dict, facts: dict) -> list[str]:
     path = Path(model) / "training.json"
     step, trained = read_json(path) if path.is_file() else {}, []
     while step:
-        trained.append(step.get("train_data") or {})
+        data = step.get("train_data") or {}
+        trained += (data.get("sources") or {"": data}).values()
         step = step.get("started_from") or {}
     notes = []
     if own in [(data.get("source"), data.get("split")) for data in trained]:

@@ -1,7 +1,7 @@
 """A table of runs: each trained and scored once, then summed up and drawn.
 
     cogaze experiment ablations --preset hour --output_dir outputs/ablations
-    cogaze experiment real --checkpoint outputs/demo/cogaze-tiny
+    cogaze experiment real --seeds 0
     cogaze experiment my_table.yaml --only losses
 
 The tables that come with the project are in training/configs/experiments/. What is finished is not run again, what was

@@ -114,6 +114,22 @@ def test_a_dual_encoder_without_gaze(tiny_checkpoint, tmp_path):
     assert "| all images |" in table and "| 24 images with a report |" in table
 
 
+def test_each_of_several_data_sets_is_scored_by_itself(tiny_checkpoint, sources, tmp_path):
+    sources["wordless"] = records("test", NAMES, findings=lambda index: "")
+    flags = ["--checkpoint", tiny_checkpoint, "--output_dir", str(tmp_path), "--bootstrap", "10"]
+    found = evaluate_all.main([*flags, "--data", json.dumps([{"name": "test"}, {"name": "wordless"}])])
+    assert json.loads((tmp_path / "test" / "evaluation.json").read_text()) == found["test"]
+    retrieval = "retrieval_test_image_to_report_p@1"
+    assert found["test"]["scores"][retrieval]["on"] == "24 images with a report"
+    assert not any(name.startswith(retrieval) for name in measured_in(found["wordless"]))
+    assert found["test"] == evaluate(tiny_checkpoint, output_dir=tmp_path / "alone")
+    with pytest.raises(ValueError, match=r"data\[1\]: two are called 'test'"):
+        evaluate_all.main([*flags, "--data", json.dumps([{"name": "test"}] * 2)])
+    with pytest.raises(ValueError, match="validation_data: it goes with one data set"):
+        more = ["--validation_data", json.dumps({"name": "validation"})]
+        evaluate_all.main([*flags, *more, "--data", json.dumps([{"name": "test"}])])
+
+
 def test_a_disease_against_normal(tiny_checkpoint, sources, tmp_path):
     """Images of another finding take no part; the published number is that of the same disease."""
     labels = [[0, int(index in (1, 3)), 1 - index % 2] for index in range(24)]

@@ -109,6 +109,7 @@ def test_the_shipped_table_plans_every_arm_with_its_fine_tunings(radiographs, mo
     assert [row.name for row in labels.rows] == [row.name for row in pneumonia.rows]
 
 
+@pytest.mark.slow
 def test_zero_shot_is_paired_over_patients_and_seeds(output):
     folder, tables, _ = output
     assert json.loads((folder / "metrics.json").read_text())["tables"] == json.loads(json.dumps(tables))
@@ -127,6 +128,7 @@ def test_zero_shot_is_paired_over_patients_and_seeds(output):
     assert not above["real alone"] and (folder / "real.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_models_stand_beside_the_baseline_on_the_same_images(output):
     folder, tables, _ = output
     scores, above = scores_of(tables["pneumonia"]), scores_of(tables["pneumonia"], "above_reference")
@@ -149,6 +151,7 @@ def test_models_stand_beside_the_baseline_on_the_same_images(output):
     assert not above[TIMM]
 
 
+@pytest.mark.slow
 def test_classes_without_training_or_with_few_test_images_are_left_out_by_name(output):
     folder, tables, _ = output
     labels = tables["14 labels"]
@@ -159,6 +162,7 @@ def test_classes_without_training_or_with_few_test_images_are_left_out_by_name(o
     assert "above timm, random weights" in table and " M |" in table
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again(output, monkeypatch):
     _, tables, options = output
     monkeypatch.setattr("training.downstream.finetuning._run_once", None)

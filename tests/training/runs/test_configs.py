@@ -9,7 +9,7 @@ from training.downstream.tasks import ClassificationArguments, SegmentationArgum
 from training.downstream.training import CLASSIFICATION_DEFAULTS, SEGMENTATION_DEFAULTS
 from training.pretraining.training import PretrainArguments
 from training.reports import training as report_training
-from training.runs.command_line import mapping, parse_arguments
+from training.runs.command_line import mappings, parse_arguments
 from training.runs.settings import EACH_EPOCH
 
 CONFIGS = Path(__file__).resolve().parents[3] / "training" / "configs"
@@ -31,6 +31,6 @@ def test_its_script_reads_it(name, tmp_path):
     flags = ["--config", str(CONFIGS / f"{name}.yaml"), "--use_cpu", "True", "--bf16", "False"]
     arguments, *_, training = PARSERS[name.partition("/")[0]]([*flags, "--output_dir", str(tmp_path)])
     for split in ("train", "validation", "test"):
-        data = mapping(getattr(arguments, f"{split}_data", None), split)
-        assert not data or data["name"]
+        for data in mappings(getattr(arguments, f"{split}_data", None), split):
+            assert not data or data["name"]
     assert training.learning_rate > 0 and training.num_train_epochs > 0
