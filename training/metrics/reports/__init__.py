@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..scores import Bootstrap, CorpusStatistic, MetricUnavailable, Score
 from .chexbert import chexbert
+from .clinical import RADCLIQ_NAMES, green, radcliq, ratescore, semb_score, temporal
 from .labels import label_score_names, label_scores
 from .natural_language import bleu, cider, meteor, rouge
 from .phantom import phantom
@@ -13,6 +15,10 @@ from .radiology import RADGRAPH_LEVELS, bertscore, radgraph, srr_bert
 from .structured import section_overlap, section_radgraph, section_srr_bert, structure
 from .text import cut_to_tokens, load_tokenizer, protocol_text
 
+# Protocol -> tokens that references of free text are cut to. Under each, metrics of words read one line of printable
+# ASCII (`protocol_text`).
+PROTOCOLS = {"paper": 100, "whole": 0}
+
 
 @dataclass
 class MetricOptions:
@@ -20,6 +26,10 @@ class MetricOptions:
 
     reference_tokens: int = field(
         default=100, metadata={"help": "cut references of free text to so many tokens first, bos included; 0 = whole"}
+    )
+    protocol: Literal["paper", "whole"] | None = field(
+        default=None,
+        metadata={"help": "paper: references of free text cut to 100 tokens, or an error; whole: not cut"},
     )
     reference_tokenizer: str = field(default="distilgpt2", metadata={"help": "the tokenizer that counts them"})
     chexbert_checkpoint: str = field(
@@ -41,6 +51,14 @@ class MetricOptions:
         default="leaves_with_statuses",
         metadata={"help": "leaves, upper, leaves_with_statuses or upper_with_statuses"},
     )
+    radcliq_radgraph_model: str = field(
+        default="radgraph", metadata={"help": "RadGraph's first model, or a folder of that name with its files"}
+    )
+    radcliq_bertscore_model: str = "distilroberta-base"
+    radcliq_bertscore_layer: int = 5
+    ratescore_ner_model: str = "Angelakeke/RaTE-NER-Deberta"
+    ratescore_synonym_model: str = "FremyCompany/BioLORD-2023-C"
+    green_model: str = "StanfordAIMI/GREEN-radllama2-7b"
     metrics_python: str | None = field(
         default=None, metadata={"help": "a Python with radeval; by default that of .venv-metrics"}
     )
@@ -67,6 +85,11 @@ FAMILIES = {
     "bertscore": Family(bertscore, tuple(f"BERTScore {name}" for name in _PRF)),
     "chexbert": Family(chexbert, label_score_names("CheXbert-14") + label_score_names("CheXbert-5")),
     "radgraph": Family(radgraph, tuple(f"F1-RadGraph {level}" for level in RADGRAPH_LEVELS)),
+    "semb": Family(semb_score, ("SembScore",)),
+    "radcliq": Family(radcliq, RADCLIQ_NAMES),
+    "ratescore": Family(ratescore, ("RaTEScore",)),
+    "green": Family(green, ("GREEN",)),
+    "temporal": Family(temporal, ("Temporal F1",)),
     "structure": Family(structure, ("Structure validity", *(f"Sections {name}" for name in _PRF)), False),
     "srr_bert": Family(srr_bert, label_score_names("SRR-BERT", ("weighted",)), False),
     "section_overlap": Family(section_overlap, ("Section BLEU-4", "Section ROUGE-L"), False),
@@ -77,6 +100,8 @@ FAMILIES = {
     "phantom": Family(phantom, label_score_names("Phantom labels"), False),
 }
 FREE_TEXT_FAMILIES = ("bleu", "meteor", "rouge", "cider", "bertscore", "chexbert", "radgraph")
+# What ReXrank compares by, beside BLEU.
+BOARD_FAMILIES = ("bleu", "semb", "radcliq", "ratescore", "green", "temporal")
 STRUCTURED_FAMILIES = ("structure", "srr_bert", "section_overlap", "section_radgraph", "section_srr_bert")
 
 
@@ -121,9 +146,7 @@ def score_reports(
     if unknown:
         raise ValueError(f"metrics: {unknown[0]!r} is none of {', '.join(FAMILIES)}.")
     draws = Bootstrap(pairs.groups, bootstrap, seed)
-    cut, references = pairs, "whole"
-    if options.reference_tokens and any(FAMILIES[name].cut_references for name in families):
-        cut, references = _cut(pairs, options)
+    cut, references = prepare_references(pairs, families, options)
     scores: list[Score] = []
     for name in families:
         family = FAMILIES[name]
@@ -136,18 +159,29 @@ def score_reports(
     return ReportScores({score.name: score for score in scores}, references)
 
 
-def _cut(pairs: ReportPairs, options: MetricOptions) -> tuple[ReportPairs, str]:
+def prepare_references(pairs: ReportPairs, families: Sequence[str], options: MetricOptions) -> tuple[ReportPairs, str]:
+    """The pairs with references as free text is scored against, and what was done to them.
+
+    Raises:
+        ValueError: the protocol asks for a cut, and there is no tokenizer to cut with.
+    """
+    tokens = PROTOCOLS[options.protocol] if options.protocol else options.reference_tokens
+    if not tokens or not any(FAMILIES[name].cut_references for name in families):
+        return pairs, "whole"
     try:
         tokenizer = load_tokenizer(options.reference_tokenizer, "reference_tokenizer")
     except MetricUnavailable as error:
-        return pairs, f"whole, unlike the papers' (cut to {options.reference_tokens} tokens): {error}"
-    cut = cut_to_tokens(pairs.references, tokenizer, options.reference_tokens)
+        if options.protocol:
+            raise ValueError(f"protocol: {options.protocol} cuts references to {tokens} tokens, and {error}") from error
+        return pairs, f"whole, unlike the papers' (cut to {tokens} tokens): {error}"
+    cut = cut_to_tokens(pairs.references, tokenizer, tokens)
     changed = sum(short != long.strip() for short, long in zip(cut, pairs.references, strict=True))
-    how = f"cut to {options.reference_tokens} tokens of {options.reference_tokenizer}"
+    how = f"cut to {tokens} tokens of {options.reference_tokenizer}"
     return pairs.with_references(cut), f"{how}; {changed} of {len(pairs)} changed"
 
 
 __all__ = [
+    "BOARD_FAMILIES",
     "FAMILIES",
     "FREE_TEXT_FAMILIES",
     "STRUCTURED_FAMILIES",
@@ -155,6 +189,7 @@ __all__ = [
     "ReportPairs",
     "ReportScores",
     "label_scores",
+    "prepare_references",
     "protocol_text",
     "read_predictions",
     "score_reports",

@@ -45,9 +45,13 @@ class CheXbert(nn.Module):
             nn.Linear(config.hidden_size, 4 if i < heads - 1 else 2) for i in range(heads)
         )
 
+    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B, L) and (B, L) -> (B, W), the hidden state of [CLS]."""
+        return self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, L) and (B, L) -> (B, 14) label codes."""
-        cls = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
+        cls = self.embed(input_ids, attention_mask)
         classes = torch.stack([head(cls).argmax(dim=-1) for head in self.linear_heads], dim=1)
         return _CODES.to(classes.device)[classes]
 
@@ -58,7 +62,7 @@ def load_chexbert(checkpoint: str) -> CheXbert:
     Raises:
         MetricUnavailable: the file is missing, cannot be read, or has another layout; names it.
     """
-    path = _checkpoint_path(checkpoint)
+    path = checkpoint_path(checkpoint)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix("module."): tensor for name, tensor in content["model_state_dict"].items()}
@@ -71,7 +75,7 @@ def load_chexbert(checkpoint: str) -> CheXbert:
     return model.eval()
 
 
-def _checkpoint_path(checkpoint: str) -> Path:
+def checkpoint_path(checkpoint: str) -> Path:
     path = Path(checkpoint)
     if path.is_dir():
         path = path / CHECKPOINT_FILE
@@ -103,11 +107,23 @@ def _config_of(state: dict[str, torch.Tensor]) -> BertConfig:
     )
 
 
-@torch.no_grad()
 def chexbert_labels(
     texts: Sequence[str], model: CheXbert, tokenizer, device: str = "cpu", batch_size: int = 32
 ) -> np.ndarray:
     """(N, 14) label codes of `texts`, in the order of `CHEXBERT_OBSERVATIONS`. Equal texts are labelled once."""
+    return _read(texts, model, tokenizer, device, batch_size, model)
+
+
+def chexbert_embeddings(
+    texts: Sequence[str], model: CheXbert, tokenizer, device: str = "cpu", batch_size: int = 32
+) -> np.ndarray:
+    """(N, W) embeddings of `texts`, which SembScore compares."""
+    return _read(texts, model, tokenizer, device, batch_size, model.embed)
+
+
+@torch.no_grad()
+def _read(texts: Sequence[str], model: CheXbert, tokenizer, device: str, batch_size: int, ask) -> np.ndarray:
+    """What `ask` says of each text's tokens; equal texts are read once."""
     texts = [" ".join(text.split()) for text in texts]
     distinct = sorted(set(texts), key=len)
     model = model.to(device)
@@ -116,13 +132,17 @@ def chexbert_labels(
     for start in range(0, len(distinct), batch_size):
         batch = distinct[start : start + batch_size]
         tokens = tokenizer(batch, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        codes = model(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
-        found.update(zip(batch, codes.cpu().numpy(), strict=True))
+        rows = ask(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+        found.update(zip(batch, rows.cpu().numpy(), strict=True))
     return np.stack([found[text] for text in texts])
 
 
-def chexbert(pairs: ReportPairs, options) -> list[CorpusStatistic]:
-    """Precision, recall and F1 over the 14 and the 5 observations; uncertain is positive, not mentioned negative."""
+def open_chexbert(options) -> tuple[CheXbert, object]:
+    """The model and the tokenizer that the options name.
+
+    Raises:
+        MetricUnavailable: one of them is missing, or they do not fit.
+    """
     model = load_chexbert(options.chexbert_checkpoint)
     tokenizer = load_tokenizer(options.chexbert_tokenizer, "chexbert_tokenizer")
     if len(tokenizer) > model.bert.config.vocab_size:
@@ -130,6 +150,12 @@ def chexbert(pairs: ReportPairs, options) -> list[CorpusStatistic]:
             f"the tokenizer {options.chexbert_tokenizer!r} has {len(tokenizer)} entries and CheXbert's checkpoint "
             f"{model.bert.config.vocab_size}; give the one of bert-base-uncased with --chexbert_tokenizer."
         )
+    return model, tokenizer
+
+
+def chexbert(pairs: ReportPairs, options) -> list[CorpusStatistic]:
+    """Precision, recall and F1 over the 14 and the 5 observations; uncertain is positive, not mentioned negative."""
+    model, tokenizer = open_chexbert(options)
     codes = chexbert_labels(pairs.references + pairs.predictions, model, tokenizer, options.device, options.batch_size)
     reference, predicted = np.split(label_targets(codes), 2)
     five = [CHEXBERT_OBSERVATIONS.index(name) for name in FIVE_OBSERVATIONS]

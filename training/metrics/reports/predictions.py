@@ -12,6 +12,7 @@ from processing.datasets.records import LABEL_CODES
 ID_COLUMNS = ("dicom_id", "image_id", "study_id", "id")
 REFERENCE_COLUMNS = ("reference_report", "reference")
 PREDICTION_COLUMNS = ("generated_report", "prediction")
+IMPRESSION_COLUMNS = (("reference_impression",), ("generated_impression",))
 GROUP_COLUMNS = ("patient_id", "subject_id", "study_id")
 LABELS_COLUMN = "labels"
 
@@ -51,8 +52,11 @@ class ReportPairs:
     def with_references(self, references: list[str]) -> "ReportPairs":
         return replace(self, references=references)
 
+    def with_predictions(self, predictions: list[str]) -> "ReportPairs":
+        return replace(self, predictions=predictions)
 
-def read_predictions(path: str | Path, allow_empty: bool = False) -> ReportPairs:
+
+def read_predictions(path: str | Path, allow_empty: bool = False, section: str = "findings") -> ReportPairs:
     """Read a CSV or JSONL file with an id, a reference and a prediction in each row.
 
     Columns, the first that is there counts: the id `dicom_id`, `image_id`, `study_id` or `id`; the reference
@@ -61,6 +65,8 @@ def read_predictions(path: str | Path, allow_empty: bool = False) -> ReportPairs
 
     Args:
         allow_empty: score an empty prediction as an empty report; a CSV file cannot tell it from a missing one.
+        section: "impression" reads `reference_impression` and `generated_impression`, leaving out rows whose
+            reference is empty.
 
     Raises:
         ValueError: no such file, a missing column, a missing or duplicate id, a missing or NaN text, or labels that
@@ -69,8 +75,11 @@ def read_predictions(path: str | Path, allow_empty: bool = False) -> ReportPairs
     path = Path(path)
     table = _read_table(path)
     id_column = _column(table, path, ID_COLUMNS, "id")
-    reference_column = _column(table, path, REFERENCE_COLUMNS, "reference")
-    prediction_column = _column(table, path, PREDICTION_COLUMNS, "prediction")
+    sides = IMPRESSION_COLUMNS if section == "impression" else (REFERENCE_COLUMNS, PREDICTION_COLUMNS)
+    reference_column = _column(table, path, sides[0], "reference")
+    prediction_column = _column(table, path, sides[1], "prediction")
+    if section == "impression":
+        table = table[[bool(_text(value)) for value in table[reference_column]]].reset_index(drop=True)
     if table.empty:
         raise ValueError(f"predictions: {path} has no rows.")
 

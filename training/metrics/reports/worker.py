@@ -1,13 +1,16 @@
 """The metrics of the `radeval` package, run by the Python of `environment`: one JSON request in, one JSON answer out.
 
-A script of its own that imports nothing of the project, so that any Python with `radeval` 2.2 can run it. The answer
-holds the operation's result, or `error` with what is missing.
+A script of its own that imports nothing of the project but the file beside it, so that any Python with `radeval` 2.2
+can run it. The answer holds the operation's result, or `error` with what is missing.
 """
 
 import contextlib
 import json
 import os
 import sys
+
+# The script's own folder is the first that Python looks in.
+import worker_clinical
 
 RADGRAPH_FILES = ("config.json", "vocabulary", "weights.th")
 RADGRAPH_MODELS = ("radgraph", "radgraph-xl", "modern-radgraph-xl")
@@ -115,6 +118,7 @@ OPERATIONS = {
     "srr_bert": srr_bert,
     "overlap": overlap,
     "check": check,
+    **worker_clinical.OPERATIONS,
 }
 
 
