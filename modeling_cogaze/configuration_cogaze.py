@@ -95,6 +95,7 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
         dropout: in the Perceiver's attention and feed-forward blocks.
         freeze_vision_encoder: keep the vision encoder in eval mode and without gradients.
         freeze_encoder: the same of all but the report decoder or the downstream head, in a model that has one.
+        classifier_context: the classifier reads the context latents too (an option of the released code).
         use_context: False ignores indication and history (ablation).
         label_names: what the pretraining's disease heads predict.
         positives_per_class: training positives per label, for the class-balanced weights; None weighs all alike.
@@ -162,6 +163,7 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
     freeze_vision_encoder: bool = True
     freeze_encoder: bool = False
     use_context: bool = True
+    classifier_context: bool = False
     label_names: list[str] | tuple[str, ...] = tuple(CHEXBERT_OBSERVATIONS)
     positives_per_class: list[int] | None = None
     use_contrastive: bool = True

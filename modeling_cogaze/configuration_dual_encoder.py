@@ -158,7 +158,8 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     `variant` in a config's dictionary or JSON file is taken for its fields, and these are what is saved.
 
     Args:
-        classifier_pooling: "mean" classifies the global feature, "attention" each label's own mean of the tokens.
+        classifier_pooling: "mean" classifies the global feature, "attention" each label's own mean of the tokens,
+            "token" what a learned token reads from them (an option of CoGaze's released code, over its latents).
         classifier_loss: "focal" (paper) is class-balanced, "cross_entropy" neither focal nor balanced; per label or,
             for exclusive classes, over the softmax, as `problem_type` says. "sigmoid_focal" is "focal" with a sigmoid
             for each exclusive class too (CoGaze's released code).
@@ -176,7 +177,7 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     sizes: ClassVar[dict[str, dict[str, Any]]] = {}
     variants: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
 
-    classifier_pooling: Literal["mean", "attention"] = "mean"
+    classifier_pooling: Literal["mean", "attention", "token"] = "mean"
     classifier_loss: Literal["focal", "sigmoid_focal", "cross_entropy"] = "focal"
     examples_per_class: list[int] | None = None
     class_balance_beta: float | int = 0.9999

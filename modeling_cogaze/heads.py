@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from .distributed import SharedBatchNorm2d
@@ -39,6 +40,11 @@ class DownstreamMixin:
         super().post_init()
         self.train(self.training)
 
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, TokenPooling):
+            init.normal_(module.token)
+
     def train(self, mode: bool = True):
         super().train(mode)
         spare_idle_parameters(self.base_model)
@@ -47,11 +53,45 @@ class DownstreamMixin:
         return self
 
 
+class TokenPooling(nn.Module):
+    """What a learned token reads from others (B, N, D), in one attention layer of 8 heads (CoGaze's released code).
+
+    The token takes part among the keys; a feed-forward layer of half the width follows, each between LayerNorms.
+    """
+
+    heads = 8
+
+    def __init__(self, width: int):
+        super().__init__()
+        if width % self.heads:
+            raise ValueError(f"classifier_pooling: 'token' needs a width that {self.heads} divides, not {width}.")
+        self.token = nn.Parameter(torch.empty(width))
+        self.norm = nn.LayerNorm(width)
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.norm_attended = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
+        self.norm_out = nn.LayerNorm(width)
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pooled feature (B, D), and the token's weights (B, 1 + N) on itself and the others, mean of the heads."""
+        tokens = self.norm(torch.cat([self.token.expand(len(tokens), 1, -1), tokens], dim=1))
+        token = tokens[:, :1]
+        query, key, value = (
+            project(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, states in ((self.q_proj, token), (self.k_proj, tokens), (self.v_proj, tokens))
+        )
+        weights = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
+        attended = self.out_proj((weights @ value).transpose(1, 2).flatten(2))
+        token = self.norm_attended(attended + token)
+        return self.norm_out(token + self.feed_forward(token))[:, 0], weights.mean(dim=1)[:, 0]
+
+
 class ClassificationHead(nn.Module):
-    """A linear layer on the global feature, or on each label's own attention-weighted mean of the tokens.
+    """A linear layer on the global feature, on what a token reads, or on each label's own weighted mean of the tokens.
 
     "attention": label c's logit is the mean of linear_c(LayerNorm(token)), weighted by the softmax over the tokens of a
     score of its own (label-wise attention, Mullenbach et al., NAACL 2018), so that small findings keep their place.
+    "token": `TokenPooling` of the tokens.
 
     Args:
         config: with `num_labels`, `problem_type`, `classifier_pooling`, `classifier_loss`, `examples_per_class`,
@@ -76,6 +116,8 @@ class ClassificationHead(nn.Module):
         if config.classifier_pooling == "attention":
             self.norm = nn.LayerNorm(width)
             self.score = nn.Linear(width, config.num_labels)
+        if config.classifier_pooling == "token":
+            self.pool = TokenPooling(width)
 
     def forward(
         self,
@@ -92,7 +134,7 @@ class ClassificationHead(nn.Module):
             features: (B, D) global features. tokens: (B, N, D), patches last, row by row.
             labels: (B, C) of 0 and 1, NaN left out, or with exclusive classes (B,) indices, negative ones left out.
             output_attentions: with attention pooling the last of `attentions` is (B, C, N), the tokens' weights for
-                each label.
+                each label; with a token (B, 1, N), one for all.
             hidden_states, attentions: of the vision encoder, which go along.
         Raises:
             ValueError: labels of another shape; attention asked where there is none.
@@ -102,6 +144,10 @@ class ClassificationHead(nn.Module):
             weights = self.score(tokens).softmax(dim=1)
             logits = (weights * self.linear(tokens)).sum(dim=1)
             attentions = (*(attentions or ()), weights.mT) if output_attentions else attentions
+        elif self.config.classifier_pooling == "token":
+            pooled, weights = self.pool(tokens)
+            logits = self.linear(pooled)
+            attentions = (*(attentions or ()), weights[:, None, 1:]) if output_attentions else attentions
         else:
             logits = self.linear(features)
         if output_attentions and not attentions:

@@ -86,7 +86,8 @@ class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
             labels: (B, C) of 0 and 1, NaN left out; or (B,) indices of exclusive classes, negative ones left out.
             output_hidden_states: give those of the vision encoder.
             output_attentions: give those of the vision encoder and, with attention pooling, last of all the weights
-                (B, C, Q + P) of latents and patches.
+                (B, C, Q + P) of latents and patches, or (B, 1, Q) of the latents that a token reads (2 Q with
+                `config.classifier_context`).
 
         The rest as in `CoGazeModel.forward`; the context is used where it is given.
         """
@@ -100,10 +101,13 @@ class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
             output_attentions=output_attentions,
             return_dict=True,
         )
-        tokens = torch.cat([outputs.vision_latents, outputs.patch_features], dim=1)
-        return self.classifier(
-            outputs.image_features, tokens, labels, output_attentions, outputs.hidden_states, outputs.attentions
-        )
+        latents, features = outputs.vision_latents, outputs.image_features
+        if self.config.classifier_context:
+            latents = torch.cat([latents, outputs.context_latents], dim=1)
+            features = latents.mean(dim=1)
+        pools_latents = self.config.classifier_pooling == "token"
+        tokens = latents if pools_latents else torch.cat([latents, outputs.patch_features], dim=1)
+        return self.classifier(features, tokens, labels, output_attentions, outputs.hidden_states, outputs.attentions)
 
     @torch.no_grad()
     def take_disease_head(self, pretrained: CoGazeForPreTraining) -> list[str]:
@@ -114,8 +118,10 @@ class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
         Raises:
             ValueError: attention pooling, a pretraining without L_cls, or no name in common.
         """
-        if self.config.classifier_pooling != "mean":
-            raise ValueError("classifier_pooling: a disease head reads the mean vision latent; set 'mean'.")
+        if self.config.classifier_pooling != "mean" or self.config.classifier_context:
+            raise ValueError(
+                "classifier_pooling, classifier_context: a disease head reads vision latents' mean: 'mean', False."
+            )
         head = getattr(pretrained, "vision_classifier", None)
         if head is None:
             raise ValueError("pretrained: it was trained without L_cls and has no disease head.")

@@ -65,7 +65,7 @@ def pixels():
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("pooling", ["mean", "attention", "token"])
 @pytest.mark.parametrize("loss", ["focal", "cross_entropy"])
 @pytest.mark.parametrize("problem", ["single", "multi"])
 def test_classification_learns(family, pixels, pooling, loss, problem):
@@ -251,12 +251,49 @@ def test_the_disease_head_starts_the_classifier(pixels):
     torch.testing.assert_close(after[:, 1], before[:, 1])
     for fields, message in (
         ({"classifier_pooling": "attention"}, "classifier_pooling"),
+        ({"classifier_context": True}, "classifier_context"),
         ({"id2label": {0: "a", 1: "b"}}, "id2label"),
     ):
         with pytest.raises(ValueError, match=message):
             build(family, "classification", **fields).take_disease_head(pretrained)
     with pytest.raises(ValueError, match="L_cls"):
         model.take_disease_head(build(family, "pretraining", use_classification=False))
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_a_token_reads_the_latents_as_in_the_released_code(pixels, context):
+    fields = {"num_labels": 3, "classifier_pooling": "token", "classifier_context": context}
+    model = build(FAMILIES["cogaze"], "classification", **fields)
+    pool, linear = model.classifier.pool, model.classifier.linear
+    assert 0.5 < pool.token.std() < 2  # of unit variance at the start
+    outputs = model.cogaze(pixels, **CONTEXT)
+    latents = [outputs.vision_latents, *([outputs.context_latents] if context else [])]
+    width = linear.in_features
+    attention = torch.nn.MultiheadAttention(width, 8, batch_first=True).eval()
+    with torch.no_grad():
+        projections = (pool.q_proj, pool.k_proj, pool.v_proj)
+        attention.in_proj_weight.copy_(torch.cat([each.weight for each in projections]))
+        attention.in_proj_bias.copy_(torch.cat([each.bias for each in projections]))
+        attention.out_proj.load_state_dict(pool.out_proj.state_dict())
+    states = pool.norm(torch.cat([pool.token.expand(2, 1, -1), *latents], dim=1))
+    attended, weights = attention(states[:, :1], states, states)
+    token = pool.norm_attended(attended + states[:, :1])
+    expected = linear(pool.norm_out(token + pool.feed_forward(token)).squeeze(1))
+    found = model(pixels, **CONTEXT, output_attentions=True)
+    torch.testing.assert_close(found.logits, expected)
+    torch.testing.assert_close(found.attentions[-1], weights[:, :, 1:])
+
+
+def test_context_latents_are_further_features_where_asked_for(pixels):
+    model = build(FAMILIES["cogaze"], "classification", num_labels=3)
+    plain = model(pixels, **CONTEXT).logits
+    outputs = model.cogaze(pixels, **CONTEXT)
+    torch.testing.assert_close(plain, model.classifier.linear(outputs.vision_latents.mean(dim=1)))
+    model.config.classifier_context = True
+    latents = torch.cat([outputs.vision_latents, outputs.context_latents], dim=1)
+    found = model(pixels, **CONTEXT).logits
+    torch.testing.assert_close(found, model.classifier.linear(latents.mean(dim=1)))
+    assert (found - plain).abs().max() > 1e-4
 
 
 def test_compiled_heads_have_no_graph_breaks():
