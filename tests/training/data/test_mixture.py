@@ -13,6 +13,7 @@ from processing.datasets.label_texts import read_label_texts
 from processing.datasets.sources.nih import MINI_COLUMNS, load_nih
 from processing.datasets.storage.shards import write_shards
 from tests.training.training_runs import assert_same_weights, flags, in_two_processes
+from training import cache_features
 from training import pretrain as pretrain_command
 from training.data.collation import Collator
 from training.data.mixture import Mixture, MixtureLoader, share_out
@@ -173,6 +174,37 @@ def test_two_processes_train_as_one_does(run, tmp_path):
     in_two_processes(pretrain_command, arguments, tmp_path)
     assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
     assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=1e-3, atol=1e-5)
+
+
+def test_a_feature_cache_stands_for_the_pictures_of_every_source(run, phantom, nih, two_epochs, tmp_path):
+    once = {"save_strategy": "no", **UNSEEN, "max_steps": 2}
+    checkpoint, cache = two_epochs[0], tmp_path / "cache"
+    options = {"checkpoint": checkpoint, "output_dir": cache}
+    for data in (phantom, nih):
+        cache_features.main(flags(options | {"data": json.dumps(data)}))
+    frozen = {"checkpoint": checkpoint, "model_overrides": json.dumps({"freeze_vision_encoder": True})}
+    losses = {
+        name: pretrain(flags(run, **once | frozen | own | {"output_dir": tmp_path / name}))["eval_loss"]
+        for name, own in {"pictures": {}, "cached": {"feature_cache": cache}}.items()
+    }
+    assert losses["cached"] == pytest.approx(losses["pictures"], rel=1e-2)
+    shutil.rmtree(cache)
+    cache_features.main(flags(options | {"data": json.dumps(phantom)}))
+    with pytest.raises(ValueError, match=r"train_data\[1\] \(nih\): image 0000"):
+        pretrain(flags(run, **once | frozen | {"feature_cache": cache, "output_dir": tmp_path / "lacking"}))
+
+
+def test_an_unusable_record_is_named_or_left_out_of_its_source(run, phantom, nih, tmp_path):
+    broken = tmp_path / "nih"
+    shutil.copytree(nih["root"], broken)
+    (broken / "00003_000.jpg").write_bytes((broken / "00003_000.jpg").read_bytes()[:1200])
+    data = json.dumps([phantom, nih | {"root": str(broken)}])
+    changes = {"max_steps": 1, "save_strategy": "no", **UNSEEN, "train_data": data, "output_dir": tmp_path / "out"}
+    with pytest.raises(ValueError, match=r"train_data\[1\] \(nih\): record 3 \(image 00003_000\)"):
+        pretrain(flags(run, **changes))
+    pretrain(flags(run, **changes, on_bad_record="skip"))
+    summary = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert summary["skipped_records"]["train"] == 1 and summary["train_data"]["sources"]["nih"]["records"] == 9
 
 
 @pytest.mark.parametrize("text", ["none", "labels"])
