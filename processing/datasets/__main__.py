@@ -44,6 +44,9 @@ def check(arguments) -> int:
         print(f"  {name}: {count:,}")
     for line in compared(counts, source, arguments.split):
         print(f"against the published counts: {line}")
+    if "listed" in facts:
+        refused = sum(facts["refused"].values())
+        print(f"{facts['listed']:,} listed: {len(dataset):,} records, {refused:,} refused")
     for kind in ("dropped", "noted"):
         counted = Counter(facts.get(kind, {}))
         headings = {reason: count for reason, count in counted.items() if reason.startswith(UNKNOWN_HEADING)}

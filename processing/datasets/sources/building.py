@@ -198,7 +198,8 @@ def build(
 
     Returns:
         the records, images decoded on access, with `facts_of` giving source, split, label_names, text_protocol,
-        dropped, dropped_examples (files), noted and `facts`.
+        listed (how many items there were: the records and those refused), refused (by reason), dropped (these, and
+        what was left out before), dropped_examples (files), noted and `facts`.
 
     Raises:
         ValueError: no record could be made (with the reasons), or an item that failed, with its id and file.
@@ -219,12 +220,13 @@ def build(
     else:
         done = list(bar(map(work, chunks)))
 
-    dropped, noted, examples = Counter(dropped), Counter(noted), {}
+    dropped, noted, refused, examples = Counter(dropped), Counter(noted), Counter(), {}
     for _, counts, _ in done:
-        dropped.update(counts["dropped"])
+        refused.update(counts["dropped"])
         noted.update(counts["noted"])
         for reason, names in counts["examples"].items():
             examples[reason] = (examples.get(reason, []) + names)[:EXAMPLES]
+    dropped += refused
     full = [path for path, counts, _ in done if counts["records"]]
     if not full:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.most_common()) or "it lists none"
@@ -234,6 +236,8 @@ def build(
         split=split,
         label_names=list(label_names),
         text_protocol=text_protocol,
+        listed=len(items),
+        refused=dict(refused),
         dropped=dict(+dropped),
         dropped_examples=examples,
         noted=dict(+noted),

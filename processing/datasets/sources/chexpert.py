@@ -128,7 +128,7 @@ def _item(path: str, row: dict, split: str, folders: dict[str, Path], root: Path
         "view_position": "LATERAL" if "lateral" in named else row.get("AP/PA", "").strip().upper(),
         "patient_age": age_in_years(row.get("Age", "")),
         "patient_sex": sex_letter(row.get("Sex", "")),
-        "labels": chexpert_codes(row),
+        "labels": chexpert_codes(row, where=f"{table}, {path}"),
         "split": split,
         "files": [str(base.joinpath(*parts[place:]))],
     }

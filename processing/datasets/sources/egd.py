@@ -77,7 +77,7 @@ def load_egd(
                 "patient_age": age_in_years(row.get("anchor_age", "")),
                 "patient_sex": sex_letter(row.get("gender", "")),
                 "indication": " ".join(row["cxr_exam_indication"].split()),
-                "labels": chexpert_codes(row, LABEL_COLUMNS),
+                "labels": chexpert_codes(row, LABEL_COLUMNS, f"{root / 'master_sheet.csv'}, {row['dicom_id']}"),
                 "gaze": readings.get(row["dicom_id"], []),
                 "regions": boxes.get(row["dicom_id"], []),
                 "split": split_of.get(row["dicom_id"]),

@@ -24,7 +24,7 @@ from .order import oldest_first
 from .reflacx import reflacx_readings
 from .roots import find_root
 from .splits import choose_split
-from .tables import chexpert_codes, read_table
+from .tables import read_table, study_codes
 
 VERSION = 2
 
@@ -105,7 +105,7 @@ def _tables(root: Path) -> tuple[dict[str, dict], dict[str, list[int]]]:
             for row in read_table(file).to_dict("records"):
                 facts.setdefault(row["dicom_id"], {}).update({name: row[name] for name in wanted if row[name]})
         if "study_id" in columns and set(CHEXBERT_OBSERVATIONS) <= columns and "negbio" not in file.name:
-            labels.update({row["study_id"]: chexpert_codes(row) for row in read_table(file).to_dict("records")})
+            labels.update(study_codes(file, read_table(file)))
     return facts, labels
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..records import CHEXBERT_OBSERVATIONS, NEGATIVE, NOT_MENTIONED, POSITIVE
 from .roots import find_root, first_file, require_file
-from .tables import chexpert_codes, number, read_table
+from .tables import number, read_table, study_codes
 
 NOT_LABELS = {
     *("dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", "path", "fpath", "split"),
@@ -74,14 +74,14 @@ def mimic_labels(root: Path, labels: str) -> dict[str, list[int]]:
     if file is None:
         return {}
     table = read_table(file, ("study_id", *CHEXBERT_OBSERVATIONS))
-    return {row["study_id"]: chexpert_codes(row) for row in table.to_dict("records")}
+    return study_codes(file, table)
 
 
 def radiologist_labels(root: Path) -> dict[str, list[int]]:
     """study_id -> radiologists' codes, those not in the table not mentioned."""
-    table = read_table(require_file(root, "MIMIC-CXR-JPG", "*test-set-labeled.csv*"), ("study_id", *RADIOLOGISTS))
-    table = table.rename(columns={"Airspace Opacity": "Lung Opacity"})
-    return {row["study_id"]: chexpert_codes(row) for row in table.to_dict("records")}
+    file = require_file(root, "MIMIC-CXR-JPG", "*test-set-labeled.csv*")
+    table = read_table(file, ("study_id", *RADIOLOGISTS))
+    return study_codes(file, table.rename(columns={"Airspace Opacity": "Lung Opacity"}))
 
 
 def _cxr_lt(items, labels: str, labels_root, dropped: Counter) -> tuple[list[dict], tuple]:

@@ -137,8 +137,13 @@ _CHEXPERT_CODES = {"1": POSITIVE, "0": NEGATIVE, "-1": UNCERTAIN, "": NOT_MENTIO
 _CHEXPERT_CODES |= {"1.0": POSITIVE, "0.0": NEGATIVE, "-1.0": UNCERTAIN, "nan": NOT_MENTIONED}
 
 
-def chexpert_codes(row: Mapping[str, str], columns: Sequence[str] = CHEXBERT_OBSERVATIONS) -> list[int]:
+def chexpert_codes(
+    row: Mapping[str, str], columns: Sequence[str] = CHEXBERT_OBSERVATIONS, where: str = ""
+) -> list[int]:
     """A row of CheXpert or NegBio labels (1, 0, -1 or blank) as label codes.
+
+    Args:
+        where: what a message begins with: the file, and the row's id.
 
     Raises:
         ValueError: another value; names the column.
@@ -147,6 +152,15 @@ def chexpert_codes(row: Mapping[str, str], columns: Sequence[str] = CHEXBERT_OBS
     for column in columns:
         code = _CHEXPERT_CODES.get(row.get(column, "").strip())
         if code is None:
-            raise ValueError(f"column {column!r}: {row[column]!r} is none of 1, 0, -1 and blank.")
+            raise ValueError(
+                f"{where and f'{where}: '}column {column!r} is {row[column]!r}, none of 1, 0, -1 and blank; mend the "
+                "table or download it again."
+            )
         codes.append(code)
     return codes
+
+
+def study_codes(file: Path, table: pd.DataFrame) -> dict[str, list[int]]:
+    """study_id -> `chexpert_codes` of a table's rows; messages name file and study."""
+    rows = table.to_dict("records")
+    return {row["study_id"]: chexpert_codes(row, where=f"{file}, study {row['study_id']}") for row in rows}

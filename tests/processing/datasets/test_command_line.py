@@ -11,6 +11,7 @@ from PIL import Image
 
 from processing.datasets import load
 from processing.datasets.__main__ import main
+from processing.datasets.records import facts_of
 from processing.datasets.storage.checking import interesting
 from processing.datasets.storage.streaming import RecordStream
 from tests.processing.datasets import miniatures
@@ -51,6 +52,25 @@ def test_check_counts_lists_and_draws(reflacx, tmp_path, capsys):
     cyan = (drawn[..., 0] < 60) & (drawn[..., 1] > 200) & (drawn[..., 2] > 200)
     white = (drawn > 250).all(axis=2)
     assert cyan.sum() > 50 and white[370:].sum() > 100  # fixations, and text under the pictures
+
+
+def test_check_accounts_for_every_row_and_names_unknown_headings(tmp_path, capsys):
+    root = miniatures.mimic_cxr(tmp_path / "mimic", tmp_path / "reports")
+    report = tmp_path / "reports/files/p10/p10000032/s50414267.txt"
+    report.write_text(report.read_text().replace(" IMPRESSION:", " ODD NEW HEADING: Seen.\n\n IMPRESSION:"))
+    assert main(["check", "mimic_cxr", str(root), "--option", f"reports_root={tmp_path / 'reports'}"]) == 0
+    printed = capsys.readouterr().out
+    # Six rows of the metadata table: one twice, one whose image is missing, four records.
+    assert "5 listed: 4 records, 1 refused" in printed
+    assert "dropped: duplicate id: 1\ndropped: image file missing: 1\n" in printed
+    assert "noted: unknown heading in a report: ODD NEW HEADING: 2" in printed
+    facts = facts_of(load("mimic_cxr", root, reports_root=tmp_path / "reports"))
+    assert facts["listed"] == 4 + sum(facts["refused"].values())
+    table = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    miniatures.table(table, ("study_id", *miniatures.OBSERVATIONS), ("50414267", "7", *[""] * 13))
+    assert main(["check", "mimic_cxr", str(root)]) == 1
+    said = capsys.readouterr().err
+    assert f"{table}, study 50414267: column 'Enlarged Cardiomediastinum' is '7', none of 1, 0, -1 and blank" in said
 
 
 def test_check_names_missing_and_unreadable_files(tmp_path, capsys):
