@@ -138,7 +138,9 @@ def _runs(training: dict) -> list[dict]:
 
 def _training_data(runs: Sequence[dict]) -> list[dict]:
     found = {}
-    for data in (run.get("train_data") or {} for run in runs):
+    trained_on = [run.get("train_data") or {} for run in runs]
+    # Of several sources, each one.
+    for data in [each for own in trained_on for each in (own.get("sources") or {"": own}).values()]:
         name = data.get("source")
         if name in registry.names() and name not in found:
             source = registry.source(name)

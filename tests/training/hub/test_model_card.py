@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from modeling_cogaze import CoGazeConfig, EgmaConfig
+from processing.datasets import registry
 from training.hub.model_card import measurements, model_card, read_metrics
 from training.metrics.scores import Score
 
@@ -180,3 +181,15 @@ def test_a_card_says_by_what_a_checkpoint_was_rewarded(config):
         _, body = parts(model_card("org/cogaze", config, 1_840_000, [METRICS], training))
         assert told in " ".join(body.split())
     assert "Rewarded" not in str(model_card("org/cogaze", config, 1_840_000, [METRICS], TRAINING))
+
+
+def test_every_source_of_a_mixture_is_named_with_its_licence(config):
+    own = {"split": "train", "draws": 3}
+    sources = {
+        name: own | {"source": name, "records": 10 + place} for place, name in enumerate(("phantom", "mimic_eye"))
+    }
+    mixed = {"source": "phantom + mimic_eye", "split": None, "records": 21, "sources": sources}
+    front, body = parts(model_card("org/cogaze", config, 1_840_000, [METRICS], TRAINING | {"train_data": mixed}))
+    for name in sources:
+        assert registry.source(name).title in body
+    assert front["license"] == "other" and registry.source("mimic_eye").licence in body
