@@ -8,6 +8,9 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from .companions import CompanionInputs
+
+COMPANION_INPUTS = frozenset(CompanionInputs.__annotations__)
 # What the collators put into a batch. A model leaves aside what it has no use for, so that `model(**batch)` works.
 BATCH_INPUTS = frozenset(
     {
@@ -23,11 +26,20 @@ BATCH_INPUTS = frozenset(
         "gaze_targets",
         "labels",
         "study_ids",
+        *COMPANION_INPUTS,
     }
 )
 
 # Arguments and config fields that ask for what each layer gives.
 LAYER_FLAGS = ("output_hidden_states", "output_attentions")
+
+
+def inputs_of(function: Callable) -> frozenset[str]:
+    """The names of the keywords that a call takes, `**companions` among them."""
+    parameters = inspect.signature(function).parameters.values()
+    named = {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
+    companions = any(each.kind is each.VAR_KEYWORD and each.name == "companions" for each in parameters)
+    return frozenset(named | (COMPANION_INPUTS if companions else set()))
 
 
 def standard_call(function: Callable) -> Callable:
@@ -40,7 +52,7 @@ def standard_call(function: Callable) -> Callable:
     Raises:
         TypeError: an unknown keyword.
     """
-    parameters = inspect.signature(function).parameters
+    parameters = inputs_of(function)
     optional = BATCH_INPUTS if function.__name__ == "forward" else frozenset()
     wanted = [name for name in LAYER_FLAGS if name in parameters]
 
@@ -48,7 +60,7 @@ def standard_call(function: Callable) -> Callable:
     def call(self, *args, return_dict: bool | None = None, **kwargs):
         for name in [name for name in kwargs if name not in parameters]:
             if name not in optional:
-                known = ", ".join(name for name in parameters if name != "self")
+                known = ", ".join(sorted(parameters - {"self"}))
                 raise TypeError(
                     f"{type(self).__name__}.{function.__name__}: unexpected keyword {name!r}; it takes {known}."
                 )
@@ -84,4 +96,13 @@ def asked_for(flags: dict) -> dict:
     return {name: value for name, value in flags.items() if value}
 
 
-__all__ = ["BATCH_INPUTS", "LAYER_FLAGS", "asked_for", "layers_of", "standard_call", "with_own_parameters"]
+__all__ = [
+    "BATCH_INPUTS",
+    "COMPANION_INPUTS",
+    "LAYER_FLAGS",
+    "asked_for",
+    "inputs_of",
+    "layers_of",
+    "standard_call",
+    "with_own_parameters",
+]

@@ -97,6 +97,8 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
         freeze_encoder: the same of all but the report decoder or the downstream head, in a model that has one.
         classifier_context: the classifier reads the context latents too (an option of the released code).
         use_context: False ignores indication and history (ablation).
+        use_views, use_priors: read the other images of a study, and an earlier study, beside the image.
+        max_companions: of an image, views and priors together; needed where one of the two is read.
         label_names: what the pretraining's disease heads predict.
         positives_per_class: training positives per label, for the class-balanced weights; None weighs all alike.
         use_contrastive, use_classification: False leaves the loss out.
@@ -164,6 +166,9 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
     freeze_encoder: bool = False
     use_context: bool = True
     classifier_context: bool = False
+    use_views: bool = False
+    use_priors: bool = False
+    max_companions: int = 0
     label_names: list[str] | tuple[str, ...] = tuple(CHEXBERT_OBSERVATIONS)
     positives_per_class: list[int] | None = None
     use_contrastive: bool = True
@@ -203,6 +208,8 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
                 f"positives_per_class: {len(self.positives_per_class)} counts for {len(self.label_names)} label_names; "
                 "give one count per label, or None."
             )
+        if (self.use_views or self.use_priors) and self.max_companions < 1:
+            raise ValueError("max_companions: 0 companions, where use_views or use_priors reads some; give 1 or more.")
         if not 0 < self.gaze_top_fraction <= 1:
             raise ValueError(f"gaze_top_fraction: {self.gaze_top_fraction} is not within (0, 1].")
         for name in ("gaze_loss_weight", "gaze_cut"):

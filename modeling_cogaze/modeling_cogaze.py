@@ -1,6 +1,6 @@
 """CoGaze (arXiv 2603.26049): a dual encoder for chest radiographs that learns from clinical context and gaze."""
 
-import math
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -8,17 +8,16 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .calls import layers_of, standard_call
+from .companions import CompanionEmbedding, CompanionInputs
 from .configuration_cogaze import CoGazeConfig
 from .dual_encoder import (
     DualEncoderMixin,
     DualEncoderPreTrainedModel,
-    is_trained,
     mask_of,
     masked_token_mean,
-    never_empty,
-    zero_through,
 )
-from .encoders import build_text_encoder, build_vision_encoder, first_tokens, vision_tokens
+from .encoders import build_text_encoder, build_vision_encoder, first_tokens
+from .image_reading import ImageReadingMixin
 from .losses_cogaze import gaze_similarity, hybrid_positive_contrastive_loss, precise, unit
 from .outputs import CoGazeOutput, CoGazePreTrainingOutput
 from .perceiver import Perceiver
@@ -43,7 +42,7 @@ class CoGazePreTrainedModel(DualEncoderPreTrainedModel):
             init.constant_(module.logit_scale_gaze, self.config.logit_scale_init_value)
 
 
-class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
+class CoGazeModel(ImageReadingMixin, DualEncoderMixin, CoGazePreTrainedModel):
     """The dual encoder: images (with view position and context) and texts to one space, patches to gaze maps."""
 
     def __init__(self, config: CoGazeConfig):
@@ -56,6 +55,8 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         self.shared_latents = nn.Parameter(torch.empty(config.num_latents, config.hidden_size))
         # Row 0 begins the context latents, row 1 the vision latents of an image without context.
         self.latent_types = nn.Parameter(torch.empty(2, config.hidden_size))
+        reads_companions = config.use_views or config.use_priors
+        self.companion_embedding = CompanionEmbedding(config.hidden_size) if reads_companions else None
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.logit_scale_gaze = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
@@ -66,90 +67,9 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         texts = [] if self.config.use_context else [*self.text_model.parameters(), *self.text_projector.parameters()]
         return [self.logit_scale, self.logit_scale_gaze, *texts]
 
-    def get_vision_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The vision encoder's own tokens (B, P or 1 + P, W), global token first, and the patches' rows and columns.
-
-        pixel_values: (B, 3, H, W).
-        """
-        tokens, grid_size, _ = self._vision_features(pixel_values)
-        return tokens, grid_size
-
-    def _vision_features(self, pixel_values: torch.Tensor, **asked):
-        outputs, grid_size = self.run_vision_encoder(pixel_values, **asked)
-        global_token, patches = vision_tokens(outputs, math.prod(grid_size))
-        tokens = patches if global_token is None else torch.cat([global_token, patches], dim=1)
-        return tokens, grid_size, layers_of(outputs)
-
-    def _stored_features(self, vision_features: torch.Tensor) -> torch.Tensor:
-        if not self.config.freeze_vision_encoder or is_trained(self.vision_model):
-            raise ValueError("vision_features: the vision encoder is trained; freeze it, or give pixel_values.")
-        rows, columns = self.config.grid_size
-        if vision_features.shape[1] - rows * columns not in (0, 1):
-            raise ValueError(
-                f"vision_features: {vision_features.shape[1]} tokens; the vision encoder gives {rows} x {columns} "
-                "patches and at most one global token."
-            )
-        return vision_features
-
-    def encode_patches(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        view_position_ids: torch.Tensor | None = None,
-        vision_features: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All projected vision tokens (B, P or 1 + P, D), and those of the patches alone (B, P, D).
-
-        Args:
-            pixel_values: (B, 3, H, W).
-            view_position_ids: (B,); unknown (0) by default.
-            vision_features: (B, P or 1 + P, W) what a frozen vision encoder gave (`get_vision_features`), in place of
-                `pixel_values`.
-
-        Raises:
-            ValueError: both or neither of the two; features for an encoder that is not frozen, or of another grid.
-        """
-        tokens, patches, _ = self._patches(pixel_values, view_position_ids, vision_features)
-        return tokens, patches
-
-    def _patches(self, pixel_values, view_position_ids, vision_features=None, **asked):
-        if (pixel_values is None) == (vision_features is None):
-            raise ValueError("pixel_values and vision_features: give one of them.")
-        layers = {}
-        if vision_features is None:
-            tokens, grid_size, layers = self._vision_features(pixel_values, **asked)
-        else:
-            tokens, grid_size = self._stored_features(vision_features), self.config.grid_size
-        if view_position_ids is None:
-            view_position_ids = torch.zeros(tokens.shape[0], dtype=torch.long, device=tokens.device)
-        tokens = self.image_projector(tokens.to(self.dtype), view_position_ids, grid_size)
-        return tokens, tokens[:, -math.prod(grid_size) :], layers
-
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden states (N, L, W) of the text encoder, before the projector; of no use where the mask is 0."""
         return self.run_text_encoder(input_ids, attention_mask).last_hidden_state
-
-    @standard_call
-    def encode_image(
-        self,
-        tokens: torch.Tensor,
-        context_input_ids: torch.Tensor | None = None,
-        context_attention_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vision latents and context latents, (B, Q, D) each, from projected vision tokens and the context's ids.
-
-        A row whose context mask is all zero has no context: its vision latents begin as shared + image latents, which
-        also stand for its context latents.
-        """
-        context, image = self.shared_latents + self.latent_types[:, None]
-        start = image.expand(tokens.shape[0], -1, -1)
-        if context_input_ids is not None and self.config.use_context:
-            mask = mask_of(context_input_ids, context_attention_mask)
-            hidden_states = self.text_projector(self.encode_text(context_input_ids, mask))
-            read = self.perceiver(context.expand_as(start), hidden_states, never_empty(mask))
-            start = torch.where(mask.any(dim=1)[:, None, None], read, start)
-        elif self.config.use_context and self.training:
-            start = start + zero_through([*self.text_model.parameters(), *self.text_projector.parameters()])
-        return self.perceiver(start, tokens), start
 
     @standard_call
     def get_image_features(
@@ -162,6 +82,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> BaseModelOutputWithPooling:
         """Features of images, not normalised.
 
@@ -171,17 +92,20 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
             context_input_ids, context_attention_mask: (B, Lc) indication and history; a row of zeros has none.
             vision_features: as in `encode_patches`.
             output_hidden_states, output_attentions: give those of the vision encoder.
+            companions: `CompanionInputs`.
         Returns:
             `pooler_output` (B, D), the mean vision latent; `last_hidden_state` (B, Q, D), the vision latents.
         """
-        tokens, _, layers = self._patches(
+        latents, _, _, layers = self.read_images(
             pixel_values,
             view_position_ids,
+            context_input_ids,
+            context_attention_mask,
             vision_features,
+            companions,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        latents, _ = self.encode_image(tokens, context_input_ids, context_attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=latents, pooler_output=latents.mean(dim=1), **layers)
 
     @standard_call
@@ -284,6 +208,7 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> CoGazeOutput:
         """Encode images and, where given, their context, texts and transcripts.
 
@@ -298,19 +223,23 @@ class CoGazeModel(DualEncoderMixin, CoGazePreTrainedModel):
             input_ids, attention_mask: (T, L) any number of prompts, what a processor makes of `text=`; in place of
                 reports.
             output_hidden_states, output_attentions: give those of the vision encoder.
+            companions: `CompanionInputs`: other views and earlier studies, which the vision latents read beside the
+                image. Patches, gaze and grounding stay those of the image.
 
         Raises:
             ValueError: transcripts without their images; both reports and prompts.
             TypeError: an unknown keyword.
         """
-        tokens, patches, layers = self._patches(
+        vision_latents, context_latents, patches, layers = self.read_images(
             pixel_values,
             view_position_ids,
+            context_input_ids,
+            context_attention_mask,
             vision_features,
+            companions,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        vision_latents, context_latents = self.encode_image(tokens, context_input_ids, context_attention_mask)
         image_features = vision_latents.mean(dim=1)
         outputs = {
             "image_embeds": unit(image_features),
@@ -377,6 +306,7 @@ class CoGazeForPreTraining(PreTrainingLosses, CoGazePreTrainedModel):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> CoGazePreTrainingOutput:
         """The losses that the inputs allow.
 
@@ -403,6 +333,7 @@ class CoGazeForPreTraining(PreTrainingLosses, CoGazePreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=True,
+            **companions,
         )
         config = self.config
         vision_logits = report_logits = None

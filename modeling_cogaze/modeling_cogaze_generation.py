@@ -1,9 +1,12 @@
 """CoGaze writes reports: a decoder reads the vision and context latents by cross-attention."""
 
+from typing import Unpack
+
 import torch
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .calls import standard_call
+from .companions import CompanionInputs
 from .configuration_cogaze import CoGazeConfig
 from .dual_encoder import grad_unless_frozen
 from .modeling_cogaze import CoGazeModel, CoGazePreTrainedModel
@@ -35,20 +38,23 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> EncodedImages:
         """Vision latents, then context latents (B, 2Q, D), and patches (B, P, D).
 
         Arguments as in `CoGazeModel.forward`.
         """
         with grad_unless_frozen(self.base_model, self.config.freeze_encoder):
-            tokens, patches, layers = self.cogaze._patches(
+            *latents, patches, layers = self.cogaze.read_images(
                 pixel_values,
                 view_position_ids,
+                context_input_ids,
+                context_attention_mask,
                 vision_features,
+                companions,
                 output_hidden_states=output_hidden_states,
                 output_attentions=output_attentions,
             )
-            latents = self.cogaze.encode_image(tokens, context_input_ids, context_attention_mask)
         return EncodedImages(last_hidden_state=torch.cat(latents, dim=1), patch_features=patches, **layers)
 
     def predict_gaze(
@@ -80,6 +86,7 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> Seq2SeqLMOutput:
         """Next-token logits, and with `labels` the loss.
 
@@ -94,6 +101,7 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
             vision_features: (B, P or 1 + P, W) stored tokens of the frozen vision encoder, in place of `pixel_values`.
             output_hidden_states, output_attentions: give those of the vision encoder and of the decoder, the weights
                 of its cross-attention among them; attention weights by the eager implementation alone.
+            companions: `CompanionInputs`.
         """
         idle = []
         asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
@@ -106,6 +114,7 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
                 vision_features,
                 return_dict=True,
                 **asked,
+                **companions,
             )
         else:
             idle = list(self.cogaze.parameters())

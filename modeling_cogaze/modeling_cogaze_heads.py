@@ -1,9 +1,12 @@
 """CoGaze (arXiv 2603.26049) at its tasks: zero-shot and fine-tuned image classification, segmentation."""
 
+from typing import Unpack
+
 import torch
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from .calls import standard_call
+from .companions import CompanionInputs
 from .configuration_cogaze import CoGazeConfig
 from .heads import ClassificationHead, DownstreamMixin, SegmentationHead
 from .modeling_cogaze import CoGazeForPreTraining, CoGazeModel, CoGazePreTrainedModel
@@ -32,6 +35,7 @@ class CoGazeForZeroShotImageClassification(CoGazePreTrainedModel):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> ZeroShotOutput:
         """Every image against every prompt.
 
@@ -50,6 +54,7 @@ class CoGazeForZeroShotImageClassification(CoGazePreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=True,
+            **companions,
         )
         return zero_shot_output(outputs)
 
@@ -79,6 +84,7 @@ class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> ImageClassifierOutput:
         """Logits (B, C), and the loss of `config.classifier_loss`.
 
@@ -100,6 +106,7 @@ class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=True,
+            **companions,
         )
         latents, features = outputs.vision_latents, outputs.image_features
         if self.config.classifier_context:
@@ -158,6 +165,7 @@ class CoGazeForSemanticSegmentation(DownstreamMixin, CoGazePreTrainedModel):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> SemanticSegmenterOutput:
         """Logits (B, C, H, W) at the pixels' size, and the loss.
 
@@ -176,6 +184,7 @@ class CoGazeForSemanticSegmentation(DownstreamMixin, CoGazePreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=True,
+            **companions,
         )
         size = self.config.image_size if pixel_values is None else pixel_values.shape[-2:]
         return self.decode_head(

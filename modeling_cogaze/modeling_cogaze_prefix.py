@@ -2,13 +2,15 @@
 
 import inspect
 import os
+from typing import Unpack
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_peft_available, torch_compilable_check
 
-from .calls import asked_for, layers_of, standard_call
+from .calls import asked_for, inputs_of, layers_of, standard_call
+from .companions import CompanionInputs
 from .configuration_cogaze_prefix import PREFIX_LATENTS, CoGazePrefixConfig
 from .dual_encoder import adapters, freeze, grad_unless_frozen
 from .encoders import build_part
@@ -261,6 +263,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         context_input_ids: torch.Tensor | None = None,
         context_attention_mask: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> EncodedImages:
         """Vision latents, then context latents (B, 2Q, D), and patches (B, P, D).
 
@@ -268,8 +271,14 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         """
         cogaze = self.encoder.cogaze
         with grad_unless_frozen(self.encoder, frozen=True):
-            tokens, patches = cogaze.encode_patches(pixel_values, view_position_ids, vision_features)
-            latents = cogaze.encode_image(tokens, context_input_ids, context_attention_mask)
+            *latents, patches, _ = cogaze.read_images(
+                pixel_values,
+                view_position_ids,
+                context_input_ids,
+                context_attention_mask,
+                vision_features,
+                companions,
+            )
         return EncodedImages(last_hidden_state=torch.cat(latents, dim=1), patch_features=patches)
 
     @torch.no_grad()
@@ -333,6 +342,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         use_cache: bool | None = None,
+        **companions: Unpack[CompanionInputs],
     ) -> PrefixOutput:
         """Loss and logits of reports behind their prompts; without `labels`, the logits (B, T, V) of the prompts.
 
@@ -345,10 +355,16 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             vision_features: stored tokens of the frozen vision encoder, in place of `pixel_values`.
             output_hidden_states, output_attentions: give those of the language model.
             use_cache: left aside; a forward pass keeps no cache.
+            companions: `CompanionInputs`.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encode(
-                pixel_values, view_position_ids, context_input_ids, context_attention_mask, vision_features
+                pixel_values,
+                view_position_ids,
+                context_input_ids,
+                context_attention_mask,
+                vision_features,
+                **companions,
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         prefix = self._prefix(encoder_outputs[0])
@@ -424,9 +440,9 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         if kwargs.get("assistant_model") is not None:
             raise ValueError("assistant_model: an assistant would not see the image; leave it out.")
         input_ids = inputs if input_ids is None else input_ids
+        own = {name: kwargs.pop(name) for name in inputs_of(self.encode) & kwargs.keys()}
         for name in NOT_FOR_GENERATION:
             kwargs.pop(name, None)
-        own = {name: kwargs.pop(name) for name in inspect.signature(self.encode).parameters if name in kwargs}
         encoded = kwargs.pop("encoder_outputs", None)
         encoded = self.encode(**own) if encoded is None else as_encoded(encoded)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask

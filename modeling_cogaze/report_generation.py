@@ -1,6 +1,5 @@
 """What the report generators of both families share: a decoder that reads an encoded image by cross-attention."""
 
-import inspect
 import os
 from dataclasses import dataclass
 
@@ -11,12 +10,13 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
 from .beam_search import BeamSearchMixin, TokenProbabilities, share_images
-from .calls import LAYER_FLAGS, layers_of
+from .calls import COMPANION_INPUTS, LAYER_FLAGS, inputs_of, layers_of
 from .distributed import mean_over_processes
 from .dual_encoder import freeze, spare_idle_parameters, zero_through
 from .encoders import build_part, copy_weights
 
-# What a processor's batch holds beside the inputs of an encoder. `generate` reads none of it: no reference can leak.
+# What a processor's batch holds beside the inputs of an encoder (companions, where it takes none). `generate` reads
+# none of it: no reference can leak.
 NOT_FOR_GENERATION = (
     "input_ids",
     "attention_mask",
@@ -29,6 +29,7 @@ NOT_FOR_GENERATION = (
     "gaze_targets",
     "labels",
     "study_ids",
+    *sorted(COMPANION_INPUTS),
 )
 
 
@@ -166,8 +167,8 @@ class ReportEncoder(nn.Module):
         self.encode = generator.encode
 
     def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> EncodedImages:
-        known = (*inspect.signature(self.encode).parameters, "return_dict")
-        return self.encode(pixel_values=pixel_values, **{name: kwargs[name] for name in known if name in kwargs})
+        known = inputs_of(self.encode) | {"return_dict"}
+        return self.encode(pixel_values=pixel_values, **{name: kwargs[name] for name in known & kwargs.keys()})
 
 
 class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
@@ -370,15 +371,14 @@ class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
         """
         if return_grounding and processor is None:
             raise ValueError("processor: missing; return_grounding needs it to split reports into sentences.")
-        for name in NOT_FOR_GENERATION:
-            kwargs.pop(name, None)
         if inputs is not None:
             kwargs["pixel_values"] = inputs
         asked = {
             name: kwargs.get(name, getattr(generation_config or self.generation_config, name)) for name in LAYER_FLAGS
         }
-        names = [name for name in inspect.signature(self.encode).parameters if name not in LAYER_FLAGS]
-        own = {name: kwargs.pop(name) for name in names if name in kwargs}
+        own = {name: kwargs.pop(name) for name in (inputs_of(self.encode) - set(LAYER_FLAGS)) & kwargs.keys()}
+        for name in NOT_FOR_GENERATION:
+            kwargs.pop(name, None)
         encoded = kwargs.pop("encoder_outputs", None)
         encoded = self.encode(**own, **asked, return_dict=True) if encoded is None else as_encoded(encoded)
         if return_grounding and encoded.get("patch_features") is None:

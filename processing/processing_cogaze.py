@@ -14,12 +14,14 @@ from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .batches import as_batch, check_proportions, given_readings, given_sizes, study_numbers, whole_text
 from .boxes import BoxMixin
+from .companions import CompanionMixin, arguments_of_records
 from .gaze_inputs import GazeInputs
 from .post_processing import MaskPostProcessing
 from .processor_arguments import StockArgumentsMixin
 from .radiographs import read_radiograph
 from .report_text import ReportTextMixin
 from .targets import centred, label_tensor, mask_tensor, resized
+from .tokenization import PRIOR_TOKEN
 
 # Index 0 is "unknown". The rest are MIMIC-CXR's, the usual ones first.
 VIEW_POSITIONS = (
@@ -44,7 +46,9 @@ VIEW_POSITIONS = (
 IMAGE_MEAN, IMAGE_STD = 0.5307, 0.2583
 
 
-class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportTextMixin, ProcessorMixin):
+class CoGazeProcessor(
+    CompanionMixin, GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportTextMixin, ProcessorMixin
+):
     """Turns what a radiologist has, and what one looked at, into CoGaze's inputs. The only place that does.
 
     Args:
@@ -61,6 +65,7 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
         report_ending: text between a report and the token that ends it, in a decoder's labels; the released code has a
             blank there.
         exclusive_classes: what is segmented are classes of which each pixel has one, not independent labels.
+        max_companions: other views and priors of an image, together at most; 0 for a model that reads none.
         parts: further tokenizers of a subclass, by name.
 
     Raises:
@@ -98,6 +103,7 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
         gaze_maps: str = "exact",
         report_ending: str = "",
         exclusive_classes: bool = False,
+        max_companions: int = 0,
         **parts,
     ):
         super().__init__(image_processor, tokenizer, **parts)
@@ -111,6 +117,7 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
         self.gaze_maps = gaze_maps
         self.report_ending = report_ending
         self.exclusive_classes = exclusive_classes
+        self.max_companions = max_companions
         self.context_format = context_format
         self.report_kind = report_kind
         self.view_positions = list(view_positions)
@@ -126,7 +133,8 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
     @classmethod
     def for_model(cls, tokenizer, config, **options) -> "CoGazeProcessor":
         """The processor that a model's config asks for: its image size (pixels), patch grid and view positions."""
-        options = {"view_positions": config.view_positions, "grid_size": config.grid_size} | options
+        own = {name: getattr(config, name) for name in ("view_positions", "grid_size", "max_companions")}
+        options = own | options
         return cls(cls.image_processor_for(config), tokenizer, **options)
 
     @staticmethod
@@ -154,6 +162,12 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
         masks: Any = None,
         picture_size: Sequence | None = None,
         text: str | Sequence[str] | None = None,
+        other_images: Any = None,
+        other_views: Any = None,
+        prior_images: Any = None,
+        prior_view_position: Any = None,
+        prior_days: Any = None,
+        prior_report: str | Sequence[str | None] | None = None,
         report_labels: bool = False,
         reports_optional: bool = False,
         return_tensors: str = "pt",
@@ -179,6 +193,10 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
                 array of class indices, or of 0 and 255; (C, height, width) of 0 and 1 for C independent labels; None:
                 nothing to segment.
             picture_size: (width, height) of the stored picture, where `images` is left out; default: `image_size`.
+            other_images, other_views: per image the other images of its study, one or a list, and their view positions.
+            prior_images, prior_view_position, prior_days, prior_report: per image an earlier one (or a list), its view
+                position, how many days it lies before (None: unknown), and its report, which joins the context. Each
+                is None, or has None or "", where there is none.
             text: prompts to be compared with the images, read as reports; any number.
             report_labels: the findings are what a decoder is to write: `labels` (B, L) int64, `[begin] report [end]`
                 with padding -100, in place of report_ and transcript_ tensors.
@@ -194,7 +212,8 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
             pixel_values (B, 3, H, W); view_position_ids (B,); context_, report_ and transcript_ input_ids and
             attention_mask; transcript_image_index and transcript_is_full (N,); gaze_targets (N, P); study_ids (B,);
             labels (B, C) float32 or (B,) int64, from masks (B, H, W) int64 or (B, C, H, W) float32; input_ids and
-            attention_mask from text.
+            attention_mask from text; of M companions companion_pixel_values (M, 3, H, W), companion_index (rows in
+            the batch), companion_role_ids (0 view, 1 prior), companion_view_ids and companion_days (M,).
             What an argument gives is left out where the argument is None; the context needs one of its two. Where no
             image of the batch has a context or gaze, its tensors are there and empty: masks of zeros, N = 0.
 
@@ -219,6 +238,12 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
             "labels": labels,
             "masks": masks,
             "picture_size": picture_size,
+            "other_images": other_images,
+            "other_views": other_views,
+            "prior_images": prior_images,
+            "prior_view_position": prior_view_position,
+            "prior_days": prior_days,
+            "prior_report": prior_report,
         }
         if report_labels:
             if findings is None or labels is not None or masks is not None:
@@ -235,7 +260,7 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
             raise ValueError("images: give at least one input.")
         if "gaze" in given:
             given["gaze"] = [given_readings(readings, f"gaze[{i}]") for i, readings in enumerate(given["gaze"])]
-        data = {}
+        data = self._companions(given)
         sizes = boxes = None
         if "images" in given:
             pictures = [read_radiograph(image, f"images[{i}]") for i, image in enumerate(given["images"])]
@@ -330,6 +355,8 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
         named = {name: [record.get(name) for record in records] for name in names}
         named["image_size"] = [(record["image_width"], record["image_height"]) for record in records]
         named |= asked
+        if self.max_companions:
+            named |= arguments_of_records(records)
         if "picture_size" not in records[0]:
             return self(images=[record["image"] for record in records], **named)
         batch = self(picture_size=[record["picture_size"] for record in records], **named)
@@ -365,8 +392,8 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
         data = {}
         if "view_position" in given:
             data["view_position_ids"] = self._view_ids(given["view_position"])
-        if "indication" in given or "history" in given:
-            data |= self._context(given.get("indication"), given.get("history"))
+        if {"indication", "history", "prior_report"} & given.keys():
+            data |= self._context(*(given.get(name) for name in ("indication", "history", "prior_report")))
         if "findings" in given:
             data |= self._reports(given["findings"], reports_optional)
         if "gaze" in given:
@@ -374,16 +401,17 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
             data |= self._gaze(given["gaze"], sizes, boxes, reports)
         return data
 
-    def _view_ids(self, names: Sequence) -> torch.Tensor:
+    def _view_ids(self, names: Sequence, arguments: Sequence[str] = ()) -> torch.Tensor:
         index = {name.upper(): i for i, name in enumerate(self.view_positions)}
         ids = []
         for i, name in enumerate(names):
             key = "" if name is None else str(name).strip().upper()
             if key not in index:
                 known = ", ".join(filter(None, self.view_positions))
-                raise ValueError(f'view_position[{i}]: {name!r} is unknown; give one of {known}, or "".')
+                where = arguments[i] if arguments else f"view_position[{i}]"
+                raise ValueError(f'{where}: {name!r} is unknown; give one of {known}, or "".')
             ids.append(index[key])
-        return torch.tensor(ids)
+        return torch.tensor(ids, dtype=torch.int64)
 
     def _texts(self, values: Sequence, name: str) -> list[str]:
         """Stripped texts without anything that would read as a special token."""
@@ -418,12 +446,13 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
             ids, mask = (np.array(encoded[name], np.int64) for name in ("input_ids", "attention_mask"))
         return {f"{prefix}input_ids": torch.from_numpy(ids), f"{prefix}attention_mask": torch.from_numpy(mask)}
 
-    def _context(self, indications, histories) -> dict[str, torch.Tensor]:
-        count = len(indications or histories)
-        indications = self._texts(indications or [""] * count, "indication")
-        histories = self._texts(histories or [""] * count, "history")
-        present = torch.tensor([bool(i or h) for i, h in zip(indications, histories, strict=True)])
-        texts = [self._context_text(i, h) for i, h in zip(indications, histories, strict=True) if i or h]
+    def _context(self, indications, histories, priors=None) -> dict[str, torch.Tensor]:
+        count = len(indications or histories or priors)
+        named = {"indication": indications, "history": histories, "prior_report": priors}
+        columns = [self._texts(values or [""] * count, name) for name, values in named.items()]
+        rows = list(zip(*columns, strict=True))
+        present = torch.tensor([any(row) for row in rows])
+        texts = [self._context_text(*row) for row in rows if any(row)]
         encoded = self._tokenize(texts, self.max_context_length, "context_")
         ids = torch.full((count, encoded["context_input_ids"].shape[1]), self.text_tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
@@ -431,10 +460,18 @@ class CoGazeProcessor(GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMi
         mask[present] = encoded["context_attention_mask"]
         return {"context_input_ids": ids, "context_attention_mask": mask}
 
-    def _context_text(self, indication: str, history: str) -> str:
+    def _context_text(self, indication: str, history: str, prior: str) -> str:
         if self.context_format == "plain":
-            return f"[CLS] {' '.join(filter(None, (indication, history)))}"
-        return f"[CLS] {f'[INDICATION] {indication}'.strip()} [SEP] {f'[HISTORY] {history}'.strip()}"
+            text = f"[CLS] {' '.join(filter(None, (indication, history)))}"
+        else:
+            text = f"[CLS] {f'[INDICATION] {indication}'.strip()} [SEP] {f'[HISTORY] {history}'.strip()}"
+        if not prior:
+            return text
+        if PRIOR_TOKEN not in self.text_tokenizer.get_vocab():
+            raise ValueError(
+                f"prior_report: the tokenizer has no {PRIOR_TOKEN}; build it with prior=True, or give no report."
+            )
+        return f"{text} [SEP] {PRIOR_TOKEN} {prior}"
 
     def _reports(self, findings, optional: bool) -> dict[str, torch.Tensor]:
         texts = self._texts(findings, "findings")

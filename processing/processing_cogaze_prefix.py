@@ -109,7 +109,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             options: of the class, such as `num_image_tokens` and `report_kind`.
         """
         lengths = ("max_context_length", "max_report_length", "max_transcript_length", "max_characters")
-        names = ("view_positions", "grid_size", "context_format", *lengths)
+        names = ("view_positions", "grid_size", "context_format", "max_companions", *lengths)
         own = {name: getattr(encoder_processor, name) for name in names}
         return cls(encoder_processor.image_processor, tokenizer, encoder_processor.tokenizer, **own | options)
 
@@ -142,6 +142,12 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         similar_report: str | Sequence[str] | None = None,
         diseases: Sequence | None = None,
         text: str | Sequence[str | None] | None = None,
+        other_images: Any = None,
+        other_views: Any = None,
+        prior_images: Any = None,
+        prior_view_position: Any = None,
+        prior_days: Any = None,
+        prior_report: str | Sequence[str | None] | None = None,
         report_labels: bool = False,
         return_tensors: str = "pt",
         **kwargs: Unpack[ProcessingKwargs],
@@ -180,6 +186,12 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             "image_size": image_size,
             "study_id": study_id,
             "picture_size": picture_size,
+            "other_images": other_images,
+            "other_views": other_views,
+            "prior_images": prior_images,
+            "prior_view_position": prior_view_position,
+            "prior_days": prior_days,
+            "prior_report": prior_report,
         }
         given = {name: value for name, value in arguments.items() if value is not None}
         encoders = copy.copy(own)

@@ -40,6 +40,10 @@ def record_features() -> Features:
     the source gives it: shifted, where it de-identifies by a shift. Where a source tells the order of a patient's
     studies, by date or by number, a patient's records stand in it, oldest first, and `facts_of` has a true
     "studies_ordered". Data stored before a column was added lack it.
+
+    `companions` are the study's other images (role "view", days 0) and one of the patient's study before (role "prior",
+    days before this one, null where unknown), whose report `prior_findings` is; `changes` are findings with what has
+    become of them since ("better", "same", "worse", "new" or "resolved"), where the source tells.
     """
     fixation = {
         "x": Value("float32"),
@@ -49,6 +53,13 @@ def record_features() -> Features:
         "sigma_x": Value("float32"),
         "sigma_y": Value("float32"),
         "shown": List(Value("float32")),
+    }
+    companion = {
+        "role": Value("string"),
+        "image_id": Value("string"),
+        "image": Image(),
+        "view_position": Value("string"),
+        "days": Value("float32"),
     }
     sentence = {"text": Value("string"), "begin": Value("float32"), "end": Value("float32")}
     return Features(
@@ -77,6 +88,9 @@ def record_features() -> Features:
                     "sentence": Value("int32"),
                 }
             ),
+            "companions": List(companion),
+            "prior_findings": Value("string"),
+            "changes": List({"label": Value("string"), "change": Value("string")}),
         }
     )
 

@@ -23,7 +23,10 @@ class AlignedAugmentation:
     autocontrast: float = 0.0
 
     def record(self, record: dict) -> dict:
-        """The record with its picture, gaze and `masks` (C, h, w) cropped; stored sizes stay."""
+        """The record with its picture, gaze and `masks` (C, h, w) cropped; stored sizes stay.
+
+        Companions are cropped each for itself.
+        """
         keep = 1 - (1 - self.crop) * torch.rand(1).item()
         left, top = ((1 - keep) * torch.rand(2)).tolist()
         image: Image.Image = record["image"]
@@ -34,6 +37,8 @@ class AlignedAugmentation:
         image = image.resize(image.size, Image.Resampling.BILINEAR, box=stored)
         if "masks" in record:
             record = record | {"masks": _cropped_masks(record["masks"], (left, top, left + keep, top + keep))}
+        if record.get("companions"):
+            record = record | {"companions": [c | {"image": self._cropped(c["image"])} for c in record["companions"]]}
         if torch.rand(1).item() < self.autocontrast:
             image = ImageOps.autocontrast(image.convert("L"))
         return record | {
@@ -42,6 +47,12 @@ class AlignedAugmentation:
             "image_height": max(1, round(keep * height)),
             "gaze": gaze,
         }
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        keep = 1 - (1 - self.crop) * torch.rand(1).item()
+        left, top = ((1 - keep) * torch.rand(2)).tolist()
+        box = (left * image.width, top * image.height, (left + keep) * image.width, (top + keep) * image.height)
+        return image.resize(image.size, Image.Resampling.BILINEAR, box=box)
 
     def pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Normalised pictures (B, 3, H, W), each with its own contrast and brightness."""

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image, List
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -156,14 +156,31 @@ class FeatureCache:
         sizes = [self.images[image_id][2] for image_id in dataset["image_id"]]
         # Masks of regions are pictures, too, and pretraining has no use for them.
         pictures = [name for name in ("image", "regions") if name in dataset.column_names]
-        return dataset.remove_columns(pictures).add_column("picture_size", sizes)
+        dataset = dataset.remove_columns(pictures).add_column("picture_size", sizes)
+        return undecoded_companions(dataset)
 
     def record(self, record: dict) -> dict:
-        """The record with `picture_size` and `vision_features` (T, W) in place of its picture."""
-        self.require([record["image_id"]], "feature_cache")
-        shard, row, size = self.images[record["image_id"]]
+        """The record with `picture_size` and `vision_features` (T, W) in place of its picture, companions' too."""
+        features, size = self._stored(record["image_id"])
         record = {name: value for name, value in record.items() if name != "image"}
-        return record | {"picture_size": size, "vision_features": _read(str(self.folder / shard), row)}
+        if record.get("companions"):
+            companions = record["companions"]
+            stored = [{"vision_features": self._stored(each["image_id"])[0]} for each in companions]
+            record["companions"] = [each | {"image": own} for each, own in zip(companions, stored, strict=True)]
+        return record | {"picture_size": size, "vision_features": features}
+
+    def _stored(self, image_id: str) -> tuple[torch.Tensor, list[int]]:
+        self.require([image_id], "feature_cache")
+        shard, row, size = self.images[image_id]
+        return _read(str(self.folder / shard), row), size
+
+
+def undecoded_companions(dataset: Dataset) -> Dataset:
+    """The data set with its companions' pictures left as they are stored."""
+    if "companions" not in dataset.column_names:
+        return dataset
+    companion = dataset.features["companions"].feature
+    return dataset.cast_column("companions", List(companion | {"image": Image(decode=False)}))
 
 
 @lru_cache(maxsize=256)

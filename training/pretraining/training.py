@@ -11,6 +11,7 @@ from processing.datasets.records import label_names
 from processing.tokenization import build_tokenizer, cogaze_tokenizer
 
 from ..data.augmentation import AlignedAugmentation
+from ..data.changes import CHANGE_LABELS, change_codes
 from ..data.checking import keep_good_splits
 from ..data.collation import Collator, Preparation
 from ..data.feature_cache import FeatureCache
@@ -76,6 +77,14 @@ class PretrainArguments:
     exposure: float = field(default=0.2, metadata={"help": "augment: share by which contrast and brightness vary"})
     autocontrast: float = field(default=0.0, metadata={"help": "augment: share of pictures stretched to full contrast"})
     context_dropout: float = field(default=0.0, metadata={"help": "share of records whose context is left out"})
+    companion_dropout: float = field(
+        default=0.0, metadata={"help": "share of records that lose other views, and of those that lose the prior"}
+    )
+    change_labels: bool = field(
+        default=False, metadata={"help": "L_cls also learns how findings have changed, where records tell"}
+    )
+    no_views: bool = field(default=False, metadata={"help": "ablation: without other views of a study"})
+    no_priors: bool = field(default=False, metadata={"help": "ablation: without earlier studies"})
     learning_rate_factors: str | None = field(
         default=None, metadata={"help": "JSON: beginning of parameters' names -> factor of their learning rate"}
     )
@@ -154,14 +163,28 @@ def _load_splits(arguments: PretrainArguments, training: TrainingArguments) -> d
 
 
 def _collators(arguments: PretrainArguments, processor, cache: FeatureCache | None, mixed: bool) -> dict[str, Collator]:
-    prepare = Preparation(not arguments.no_context, arguments.gaze_fraction)
+    prepare = Preparation(
+        not arguments.no_context, arguments.gaze_fraction, not arguments.no_views, not arguments.no_priors
+    )
     augmentation = None
     if arguments.crop or arguments.autocontrast:
         augmentation = AlignedAugmentation(arguments.crop or 1.0, arguments.exposure, arguments.autocontrast)
-    options = {"on_bad_record": arguments.on_bad_record, "feature_cache": cache, "reports_optional": mixed}
+    options = {
+        "on_bad_record": arguments.on_bad_record,
+        "feature_cache": cache,
+        "reports_optional": mixed,
+        "change_labels": arguments.change_labels,
+    }
     dropout = 0.0 if arguments.no_context else arguments.context_dropout  # nothing is left to be dropped
     return {
-        "data_collator": Collator(processor, prepare, **options, augmentation=augmentation, context_dropout=dropout),
+        "data_collator": Collator(
+            processor,
+            prepare,
+            **options,
+            augmentation=augmentation,
+            context_dropout=dropout,
+            companion_dropout=arguments.companion_dropout,
+        ),
         "eval_collator": Collator(processor, prepare, **options),
     }
 
@@ -184,16 +207,17 @@ def build(arguments: PretrainArguments, train):
         processor = processor_class.from_pretrained(arguments.checkpoint, **processor_class.variants[arguments.variant])
         config = config_class.from_pretrained(arguments.checkpoint, **settings)
         return processor, model_class.from_pretrained(arguments.checkpoint, config=config)
+    prior = bool(settings.get("use_priors"))
     if arguments.tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-        tokenizer = cogaze_tokenizer(tokenizer) if arguments.model_family == "cogaze" else tokenizer
+        tokenizer = cogaze_tokenizer(tokenizer, prior) if arguments.model_family == "cogaze" else tokenizer
     else:
         if isinstance(train, Mixture):
             texts = train.texts()
         else:
             records = stored_columns(train, ["findings", "indication", "history"])
             texts = (text for record in records for text in record.values() if text)
-        tokenizer = build_tokenizer(texts, arguments.vocab_size)
+        tokenizer = build_tokenizer(texts, arguments.vocab_size, prior)
     config = config_class.named(arguments.model_size, vocab_size=len(tokenizer), **settings)
     processor = processor_class.for_model(tokenizer, config, **processor_class.variants[arguments.variant])
     if arguments.vision_encoder or arguments.text_encoder:
@@ -209,13 +233,15 @@ def _settings(arguments: PretrainArguments, train) -> dict:
     if arguments.model_family == "egma":
         return variant | ({"losses": arguments.egma_losses} if arguments.egma_losses else {}) | by_hand
     fields = variant | {
-        "label_names": label_names(train),
+        "label_names": label_names(train) + (CHANGE_LABELS if arguments.change_labels else []),
         "gaze_loss": None if arguments.gaze_loss == "none" else arguments.gaze_loss,
         "contrastive_targets": "single" if arguments.single_positive else "hybrid",
         "use_classification": not arguments.no_classification,
     }
     if "positives_per_class" not in by_hand:
-        codes = [record["labels"] for record in stored_columns(train, ["labels"])]
+        names = ["labels", "changes"] if arguments.change_labels else ["labels"]
+        more = change_codes if arguments.change_labels else lambda record: []
+        codes = [[*record["labels"], *more(record)] for record in stored_columns(train, names)]
         fields["positives_per_class"] = positives_per_class(codes)
     return fields | by_hand
 

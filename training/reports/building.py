@@ -62,6 +62,11 @@ class ReportArguments:
     crop: float | None = field(default=None, metadata={"help": "augment: least share of each side kept; off if absent"})
     exposure: float = field(default=0.2, metadata={"help": "augment: share by which contrast and brightness vary"})
     context_dropout: float = field(default=0.0, metadata={"help": "share of records whose context is left out"})
+    companion_dropout: float = field(
+        default=0.0, metadata={"help": "share of records that lose other views, and of those that lose the prior"}
+    )
+    no_views: bool = field(default=False, metadata={"help": "ablation: without other views of a study"})
+    no_priors: bool = field(default=False, metadata={"help": "ablation: without earlier studies"})
     no_context: bool = field(default=False, metadata={"help": "ablation: neither indication nor history"})
     learning_rate_factors: str | None = field(
         default=None, metadata={"help": "JSON: beginning of parameters' names -> factor of their learning rate"}

@@ -19,20 +19,23 @@ class EncodedReports(Dataset):
 
     Args:
         memory: (V, N, M, W), V views of N images.
-        labels: N rows of tokens, without padding.
+        labels: of each view N rows of tokens, without padding: without the earlier study, a report compares nothing.
         prompts: N rows of tokens, without padding, that the reports stand behind; None where there are none.
     """
 
-    def __init__(self, memory: torch.Tensor, labels: list[torch.Tensor], prompts: list[torch.Tensor] | None = None):
+    def __init__(
+        self, memory: torch.Tensor, labels: list[list[torch.Tensor]], prompts: list[torch.Tensor] | None = None
+    ):
         self.memory = memory
         self.labels = labels
         self.prompts = prompts
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.memory.shape[1]
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        item = {"image_id": index, "views": self.memory[:, index], "labels": self.labels[index]}
+        labels = [rows[index] for rows in self.labels]
+        item = {"image_id": index, "views": self.memory[:, index], "labels": labels}
         return item if self.prompts is None else item | {"prompt": self.prompts[index]}
 
     @classmethod
@@ -49,14 +52,13 @@ class EncodedReports(Dataset):
         memories, labels, prompts = [], [], []
         for number, collate in enumerate(views):
             parts = []
+            labels.append([])
             for start in tqdm(range(0, len(dataset), batch_size), desc="Encoding images", leave=False, disable=None):
                 batch = collate([dataset[row] for row in range(start, min(start + batch_size, len(dataset)))])
-                rows = batch.pop("labels")
-                if number == 0:
-                    labels += [row[row != -100] for row in rows]
-                    if "input_ids" in batch:
-                        masks = batch["attention_mask"].bool()
-                        prompts += [row[mask] for row, mask in zip(batch["input_ids"], masks, strict=True)]
+                labels[number] += [row[row != -100] for row in batch.pop("labels")]
+                if number == 0 and "input_ids" in batch:
+                    masks = batch["attention_mask"].bool()
+                    prompts += [row[mask] for row, mask in zip(batch["input_ids"], masks, strict=True)]
                 parts.append(encode_images(model, batch)[0].cpu())
             memories.append(torch.cat(parts))
         model.train(was_training)
@@ -64,9 +66,12 @@ class EncodedReports(Dataset):
 
 
 def collate_encoded(items: list[dict[str, torch.Tensor]]) -> dict:
+    views = [_drawn(len(item["views"])) for item in items]
+    memory = torch.stack([item["views"][view] for item, view in zip(items, views, strict=True)])
+    labels = [item["labels"][view] for item, view in zip(items, views, strict=True)]
     batch = {
-        "encoder_outputs": EncodedImages(last_hidden_state=torch.stack([_one_view(item["views"]) for item in items])),
-        "labels": pad_sequence([item["labels"] for item in items], batch_first=True, padding_value=-100),
+        "encoder_outputs": EncodedImages(last_hidden_state=memory),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
     }
     if "prompt" in items[0]:
         prompts = [item["prompt"] for item in items]
@@ -76,5 +81,5 @@ def collate_encoded(items: list[dict[str, torch.Tensor]]) -> dict:
     return batch
 
 
-def _one_view(views: torch.Tensor) -> torch.Tensor:
-    return views[torch.randint(len(views), ()) if len(views) > 1 else 0]
+def _drawn(views: int) -> int:
+    return int(torch.randint(views, ())) if views > 1 else 0

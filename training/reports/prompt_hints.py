@@ -1,6 +1,5 @@
 """What a language model's prompt says beside the image: the report of a similar case, and predicted diseases."""
 
-import inspect
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,13 +9,15 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from modeling_cogaze.calls import inputs_of
+
 from ..data.feature_cache import weights_fingerprint
 from .similar_cases import COLUMNS, SimilarCases
 
 
 def encode_images(model, batch: dict[str, torch.Tensor]):
     """What a report generator's `encode` gives for a processor's batch."""
-    wanted = inspect.signature(model.encode).parameters
+    wanted = inputs_of(model.encode)
     return model.encode(**{name: value.to(model.device) for name, value in batch.items() if name in wanted})
 
 

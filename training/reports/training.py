@@ -53,7 +53,12 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
     splits = _load(arguments)
     processor, model = build(arguments, splits["train"])
     model.generation_config.update(**{"num_beams": 1, "max_new_tokens": 100} | writing.options())
-    prepare = ReportPreparation(not arguments.no_context, report_kind=arguments.report_kind)
+    prepare = ReportPreparation(
+        not arguments.no_context,
+        use_views=not arguments.no_views,
+        use_priors=not arguments.no_priors,
+        report_kind=arguments.report_kind,
+    )
     check = Collator(processor, prepare, report_labels=True)
     splits, lost = keep_good_splits(splits, check, arguments.on_bad_record, training)
     cases = _add_hints(prepare, arguments, training, model, processor, splits)
@@ -118,7 +123,12 @@ def _batches(arguments: ReportArguments, training, model, processor, prepare, sp
     augmentation = AlignedAugmentation(arguments.crop, arguments.exposure) if arguments.crop else None
     plain = Collator(processor, prepare, **options)
     varied = Collator(
-        processor, prepare, **options, augmentation=augmentation, context_dropout=arguments.context_dropout
+        processor,
+        prepare,
+        **options,
+        augmentation=augmentation,
+        context_dropout=arguments.context_dropout,
+        companion_dropout=arguments.companion_dropout,
     )
     data, collators = (splits["train"], splits["validation"]), (varied, plain)
     if arguments.encode_once:

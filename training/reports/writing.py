@@ -55,10 +55,11 @@ class ReportPreparation(Preparation):
     gaze_fraction: float = 0.0
 
     def __call__(self, record: dict) -> dict:
+        record = super().__call__(record)
         findings = record["findings"] or ""
         if self.report_kind == "structured" and not parse_structured(findings):
             findings = structure_findings(findings)
-        return super().__call__(record) | self.hints.get(record.get("image_id"), {}) | {"findings": findings}
+        return record | self.hints.get(record.get("image_id"), {}) | {"findings": findings}
 
 
 class ReportWriter:

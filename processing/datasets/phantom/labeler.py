@@ -56,6 +56,7 @@ _HEDGE_BEFORE = re.compile(
 _HEDGE_AFTER = re.compile(
     r"\bcannot be excluded\b|\b(?:is|are) (?:not excluded|possible|suspected)\b|\bmay be present\b", re.I
 )
+_GONE = re.compile(r"\b(?:resolved|no longer present|resolution)\b", re.I)
 _MENTIONS = {name: re.compile(pattern, re.I) for name, pattern in MENTIONS.items()}
 _ABSENCES = {name: re.compile(pattern, re.I) for name, pattern in ABSENCES.items()}
 
@@ -83,7 +84,7 @@ def _clause_mentions(clause: str):
             groups = match.groupdict()
             begin = match.start("state") if groups.get("state") else match.start()
             before, after = clause[:begin], clause[match.end() :]
-            if _NEGATION.search(before):
+            if _NEGATION.search(before) or _GONE.search(clause):
                 yield name, NEGATIVE
             elif _HEDGE_BEFORE.search(before) or _HEDGE_AFTER.search(after):
                 yield name, UNCERTAIN

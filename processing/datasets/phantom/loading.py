@@ -24,11 +24,14 @@ from tqdm import tqdm
 
 from ..records import CHEXBERT_OBSERVATIONS, describe, record_features, study_share
 from ..sources.building import cache_folder
+from ..sources.common import blank_record
+from ..sources.companions import chosen_companions
 from .gaze import READERS, simulate_reading
-from .plan import OBSERVATION_OF, Rendering
+from .plan import OBSERVATION_OF, Rendering, StudyPlan
 from .rendering import render_study
 from .study import GALLERY_KINDS, draw_study
-from .text import write_report
+from .text import Sentence, write_report
+from .visits import Past, changes_of, compared, draw_visit, of_the_present
 
 ORIGINAL_SIZE = (2048, 2048)  # width and height that gaze, boxes and masks refer to
 DEFAULT_SIZES = {"train": 2000, "validation": 200, "test": 500}
@@ -45,6 +48,8 @@ def load_phantom(
     gaze_fraction: float = 1.0,
     num_proc: int | None = None,
     cache_dir: str | os.PathLike | None = None,
+    priors: bool | None = None,
+    views: bool = False,
 ) -> Dataset:
     """Rendered studies in the record schema, `label_names` the 14 CheXbert observations.
 
@@ -60,6 +65,12 @@ def load_phantom(
         gaze_fraction: share of the studies that keep their gaze; those of a smaller share are among those of a larger.
         num_proc: processes that render; default all cores that this process may use.
         cache_dir: see `building.cache_folder`. A change in the code that makes the records renders them again.
+        priors: True and False take other patients, who come again with findings that evolve (`visits.draw_visit`).
+            True: a later visit has the one before as companion, its findings as `prior_findings`, the truth as
+            `changes`, and sentences that compare, truthfully. False: the same pictures, without all of that. In both, a
+            report says nothing of the past where no earlier study is given. None: patients' visits are drawn apart
+            but for what is chronic, and sentences compare at random, with a past that is not there.
+        views: a study's other images are companions.
 
     Raises:
         ValueError: an unknown split, a size below 1, a share outside 0 and 1, or the renderer's own errors.
@@ -67,7 +78,8 @@ def load_phantom(
     if split not in DEFAULT_SIZES:
         raise ValueError(f"split: {split!r} is none of {', '.join(DEFAULT_SIZES)}.")
     size = DEFAULT_SIZES[split] if size is None else size
-    return _load(split, size, seed, image_size, gaze_fraction, num_proc, cache_dir)
+    options = {"priors": priors, "views": views}
+    return _load(split, size, seed, image_size, gaze_fraction, num_proc, cache_dir, **options)
 
 
 def load_phantom_gallery(
@@ -89,18 +101,20 @@ def load_phantom_gallery(
     return _load("gallery", size, seed, image_size, 1.0, num_proc, cache_dir)
 
 
-def _load(split, size, seed, image_size, gaze_fraction, num_proc, cache_dir) -> Dataset:
+def _load(split, size, seed, image_size, gaze_fraction, num_proc, cache_dir, priors=None, views=False) -> Dataset:
     if size < 1:
         raise ValueError(f"size: {size} studies; ask for 1 or more.")
     if not 0 <= gaze_fraction <= 1:
         raise ValueError(f"gaze_fraction: {gaze_fraction} is not within 0 and 1.")
-    folder = cache_folder(cache_dir) / "phantom" / f"{_version()}-{seed}-{split}-{image_size}"
+    kind = "" if priors is None else "-priors" if priors else "-visits"
+    kind += "-views" if views else ""
+    folder = cache_folder(cache_dir) / "phantom" / f"{_version()}-{seed}-{split}-{image_size}{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     chunks = [range(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
     paths = [folder / f"{chunk.start:06d}-{chunk.stop:06d}.arrow" for chunk in chunks]
     missing = [(chunk, path) for chunk, path in zip(chunks, paths, strict=True) if not path.exists()]
     if missing:
-        _render(missing, split, seed, image_size, num_proc)
+        _render(missing, split, seed, image_size, num_proc, priors, views)
     dataset = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
     if gaze_fraction < 1:
         dataset = _keep_gaze(dataset, gaze_fraction)
@@ -112,13 +126,15 @@ def _load(split, size, seed, image_size, gaze_fraction, num_proc, cache_dir) -> 
         studies=size,
         seed=seed,
         gaze_fraction=gaze_fraction,
+        priors=priors,
+        views=views,
     )
 
 
-def _render(missing, split, seed, image_size, num_proc):
+def _render(missing, split, seed, image_size, num_proc, priors, views):
     num_proc = min(num_proc or len(os.sched_getaffinity(0)), len(missing))
     bar = tqdm(total=sum(len(chunk) for chunk, _ in missing), desc=f"phantom {split}", unit="study")
-    work = functools.partial(_write_chunk, split, seed, image_size)
+    work = functools.partial(_write_chunk, split, seed, image_size, priors, views)
     with bar:
         if num_proc == 1:
             for chunk in map(work, missing):
@@ -129,15 +145,17 @@ def _render(missing, split, seed, image_size, num_proc):
                 bar.update(len(chunk))
 
 
-def _write_chunk(split, seed, image_size, chunk_and_path) -> range:
+def _write_chunk(split, seed, image_size, priors, views, chunk_and_path) -> range:
     chunk, path = chunk_and_path
     handle, partial_path = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     os.close(handle)
     try:
         # One thread of linear algebra: its rounding, and so the picture, does not depend on how many cores there are.
         with threadpool_limits(1), ArrowWriter(path=partial_path, features=record_features()) as writer:
+            earlier = []
             for index in chunk:
-                for record in phantom_records(split, index, seed, image_size):
+                earlier = phantom_records(split, index, seed, image_size, priors, views, earlier)
+                for record in earlier:
                     writer.write(record)
             writer.finalize()
         os.replace(partial_path, path)
@@ -147,10 +165,27 @@ def _write_chunk(split, seed, image_size, chunk_and_path) -> range:
     return chunk
 
 
-def phantom_records(split: str, index: int, seed: int = 0, image_size: int = 224) -> list[dict]:
-    """The records of study `index`, one per image, pictures and masks as `{"bytes": PNG, "path": None}`."""
-    plan, context = draw_study(split, index, seed)
-    report = write_report(plan, context)
+def phantom_records(
+    split: str,
+    index: int,
+    seed: int = 0,
+    image_size: int = 224,
+    priors: bool | None = None,
+    views: bool = False,
+    earlier: list[dict] | None = None,
+) -> list[dict]:
+    """The records of study `index`, one per image, pictures and masks as `{"bytes": PNG, "path": None}`.
+
+    earlier: with `priors`, the records of study `index - 1`, where they are made already.
+    """
+    past = compare = None
+    if priors is None:
+        plan, context = draw_study(split, index, seed)
+    else:
+        plan, context, past = draw_visit(split, index, seed)
+        past = past if priors else None
+        compare = functools.partial(_written, plan=plan, past=past)
+    report = write_report(plan, context, compare)
     sentence_of = {}
     for position, sentence in enumerate(report.findings):
         for lesion in sentence.lesions:
@@ -159,7 +194,8 @@ def phantom_records(split: str, index: int, seed: int = 0, image_size: int = 224
     for number, (view, rendering) in enumerate(zip(plan.views, render_study(plan, image_size), strict=True)):
         rng = np.random.default_rng([plan.view_seeds[number], 2])
         records.append(
-            {
+            blank_record()
+            | {
                 "image": _png(rendering.image),
                 "image_width": ORIGINAL_SIZE[0],
                 "image_height": ORIGINAL_SIZE[1],
@@ -169,7 +205,6 @@ def phantom_records(split: str, index: int, seed: int = 0, image_size: int = 224
                 "view_position": view,
                 "patient_age": plan.patient.age,
                 "patient_sex": plan.patient.sex,
-                "study_date": None,
                 "indication": report.indication,
                 "history": report.history,
                 "findings": " ".join(sentence.text for sentence in report.findings),
@@ -179,7 +214,19 @@ def phantom_records(split: str, index: int, seed: int = 0, image_size: int = 224
                 "regions": _regions(plan.lesions, rendering, sentence_of),
             }
         )
+    if past is not None and not earlier:
+        earlier = phantom_records(split, index - 1, seed, image_size, priors)
+    companions = chosen_companions(records, earlier if past else [], past and past.days, views=views)
+    for record, found in zip(records, companions, strict=True):
+        record["companions"] = found
+        if past is not None:
+            record |= {"prior_findings": earlier[0]["findings"], "changes": changes_of(plan, past)}
     return records
+
+
+def _written(sentences: tuple[Sentence, ...], plan: StudyPlan, past: Past | None) -> tuple[Sentence, ...]:
+    sentences = of_the_present(sentences)
+    return sentences if past is None else compared(sentences, plan, past)
 
 
 def _readings(sentences, rendering: Rendering, rng: np.random.Generator) -> list[dict]:

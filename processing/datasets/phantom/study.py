@@ -79,44 +79,48 @@ def draw_study(split: str, index: int, seed: int = 0) -> tuple[StudyPlan, StudyC
         number += 1
     patient_id = f"phantom-{seed}-{split}-{block * PATIENTS_PER_BLOCK + number:06d}"
     rng = random.Random(f"patient {patient_id}")
-    patient = _patient(patient_id, rng)
-    usual_reason = _weighted(rng, {reason: share for reason, (share, _) in REASONS.items()})
+    return draw_study_of(draw_patient(patient_id, rng), rng, position)
+
+
+def draw_study_of(patient: Patient, rng: random.Random, visit: int) -> tuple[StudyPlan, StudyContext]:
+    """A patient's study, drawn anew but for what is chronic; `rng` is the one that the patient was drawn with."""
+    usual_reason = weighted(rng, {reason: share for reason, (share, _) in REASONS.items()})
     chronic = tuple(
-        _lesion(kind, rng) for kind in CHRONIC if rng.random() < _chance(kind, REASONS[usual_reason][1].get(kind, 1))
+        draw_lesion(kind, rng) for kind in CHRONIC if rng.random() < chance(kind, REASONS[usual_reason][1].get(kind, 1))
     )
 
-    study_id = f"{patient_id}-s{position}"
+    study_id = f"{patient.patient_id}-s{visit}"
     rng = random.Random(f"study {study_id}")
     reason = usual_reason
-    if position and rng.random() < 0.4:
-        reason = _weighted(rng, {reason: share for reason, (share, _) in REASONS.items()})
+    if visit and rng.random() < 0.4:
+        reason = weighted(rng, {reason: share for reason, (share, _) in REASONS.items()})
     lesions = _lesions(reason, chronic, rng)
     portable = any(lesion.kind == "endotracheal_tube" for lesion in lesions) or (
         reason == "critical care" and rng.random() < 0.6
     )
-    views = _weighted(rng, PORTABLE_VIEWS if portable else VIEWS)
-    return _plan(study_id, patient, lesions, views, rng), StudyContext(reason, position)
+    views = weighted(rng, PORTABLE_VIEWS if portable else VIEWS)
+    return make_plan(study_id, patient, lesions, views, rng), StudyContext(reason, visit)
 
 
 def _gallery_study(index: int, seed: int) -> tuple[StudyPlan, StudyContext]:
     patient_id = f"phantom-{seed}-gallery-{index:06d}"
     rng = random.Random(f"patient {patient_id}")
-    patient = _patient(patient_id, rng)
+    patient = draw_patient(patient_id, rng)
     kind = GALLERY_KINDS[index % len(GALLERY_KINDS)]
-    odds = {reason: share * _chance(kind, changes.get(kind, 1)) for reason, (share, changes) in REASONS.items()}
-    reason = _weighted(rng, odds)
-    lesion = replace(_lesion(kind, rng), uncertain=False)
+    odds = {reason: share * chance(kind, changes.get(kind, 1)) for reason, (share, changes) in REASONS.items()}
+    reason = weighted(rng, odds)
+    lesion = replace(draw_lesion(kind, rng), uncertain=False)
     lesion = replace(lesion, reads_as_pneumonia=_reads_as_pneumonia(lesion, reason, rng))
     view = ("AP",) if rng.random() < 0.5 else ("PA",)
-    return _plan(f"{patient_id}-s0", patient, (lesion,), view, rng), StudyContext(reason, 0)
+    return make_plan(f"{patient_id}-s0", patient, (lesion,), view, rng), StudyContext(reason, 0)
 
 
-def _plan(study_id, patient, lesions, views, rng) -> StudyPlan:
+def make_plan(study_id, patient, lesions, views, rng) -> StudyPlan:
     view_seeds = tuple(rng.getrandbits(31) for _ in views)
     return StudyPlan(study_id, patient, lesions, views, view_seeds, rng.getrandbits(31))
 
 
-def _patient(patient_id: str, rng: random.Random) -> Patient:
+def draw_patient(patient_id: str, rng: random.Random) -> Patient:
     age = min(94, max(18, round(rng.gauss(60, 18))))
     sex = "F" if rng.random() < 0.47 else "M"
     return Patient(patient_id, rng.getrandbits(31), age, sex, rng.betavariate(2, 2.5))
@@ -127,7 +131,7 @@ def _lesions(reason: str, chronic: tuple[Lesion, ...], rng: random.Random) -> tu
     present = {lesion.kind for lesion in chronic}
 
     def occurs(kind: str, also: float = 1.0) -> bool:
-        if kind not in CHRONIC and rng.random() < _chance(kind, odds.get(kind, 1) * also):
+        if kind not in CHRONIC and rng.random() < chance(kind, odds.get(kind, 1) * also):
             present.add(kind)
         return kind in present
 
@@ -147,7 +151,7 @@ def _lesions(reason: str, chronic: tuple[Lesion, ...], rng: random.Random) -> tu
         if kind not in present or kind in CHRONIC:
             continue
         for _ in range(2 if kind in ("opacity", "consolidation") and rng.random() < 0.2 else 1):
-            lesion = _lesion(kind, rng, taken)
+            lesion = draw_lesion(kind, rng, taken)
             if kind == "effusion" and failing and rng.random() < 0.5:
                 lesion = replace(lesion, side="bilateral")
             taken |= {lesion.lobe} - {""}
@@ -156,29 +160,29 @@ def _lesions(reason: str, chronic: tuple[Lesion, ...], rng: random.Random) -> tu
         drained = 0.3 if lesion.kind == "pneumothorax" else 0.12 if lesion.kind == "effusion" else 0.0
         if rng.random() < drained and not any(other.kind == "chest_tube" for other in lesions):
             side = lesion.side if lesion.side != "bilateral" else rng.choice(["left", "right"])
-            lesions.append(replace(_lesion("chest_tube", rng), side=side))
+            lesions.append(replace(draw_lesion("chest_tube", rng), side=side))
     return tuple(lesions)
 
 
-def _lesion(kind: str, rng: random.Random, taken=frozenset()) -> Lesion:
+def draw_lesion(kind: str, rng: random.Random, taken=frozenset()) -> Lesion:
     severity, seed = rng.random(), rng.getrandbits(31)
     uncertain = rng.random() < 0.3 * (1 - severity)
     side, lobe = rng.choice(["left", "right"]), ""
     if kind in ("opacity", "nodule", "mass", "consolidation", "atelectasis"):
         weights = (1.0, 0.9, 1.6, 1.0, 1.6) if kind != "atelectasis" else (0.8, 0.8, 2.0, 0.7, 2.2)
         weights = dict(zip(LOBES, weights, strict=True))
-        lobe = _weighted(rng, {name: weights[name] for name in LOBES if name not in taken} or weights)
+        lobe = weighted(rng, {name: weights[name] for name in LOBES if name not in taken} or weights)
         side = lobe.split()[0]
     elif kind == "effusion":
-        side = _weighted(rng, {"left": 0.38, "right": 0.38, "bilateral": 0.24})
+        side = weighted(rng, {"left": 0.38, "right": 0.38, "bilateral": 0.24})
     elif kind == "edema":
         side = "bilateral"
     elif kind in ("wide_mediastinum", "cardiomegaly", "endotracheal_tube", "enteric_tube"):
         side = "midline"
     elif kind == "central_line":
-        side = _weighted(rng, {"right": 0.75, "left": 0.25})
+        side = weighted(rng, {"right": 0.75, "left": 0.25})
     elif kind == "pacemaker":
-        side = _weighted(rng, {"left": 0.85, "right": 0.15})
+        side = weighted(rng, {"left": 0.85, "right": 0.15})
     if kind in ("endotracheal_tube", "enteric_tube", "central_line", "pacemaker", "chest_tube"):
         uncertain = False
     return Lesion(kind, side, lobe, severity, seed, uncertain=uncertain)
@@ -189,10 +193,10 @@ def _reads_as_pneumonia(lesion: Lesion, reason: str, rng: random.Random) -> bool
     return rng.random() < likely * {"infection": 1.4, "unspecific": 1.0, "critical care": 1.0}.get(reason, 0.8)
 
 
-def _chance(kind: str, odds_ratio: float) -> float:
+def chance(kind: str, odds_ratio: float) -> float:
     odds = PREVALENCE[kind] / (1 - PREVALENCE[kind]) * odds_ratio
     return odds / (1 + odds)
 
 
-def _weighted(rng: random.Random, weights: dict):
+def weighted(rng: random.Random, weights: dict):
     return rng.choices(list(weights), list(weights.values()))[0]

@@ -1,7 +1,7 @@
 """Reports and clinical context of phantom studies, and what each sentence says and is about."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from ..records import CHEXBERT_OBSERVATIONS, NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN
@@ -89,10 +89,20 @@ class Report:
     labels: tuple[int, ...]
 
 
-def write_report(plan: StudyPlan, context: StudyContext) -> Report:
-    """The report of a study; the same plan has the same report."""
+def write_report(
+    plan: StudyPlan,
+    context: StudyContext,
+    compare: Callable[[tuple[Sentence, ...]], tuple[Sentence, ...]] | None = None,
+) -> Report:
+    """The report of a study; the same plan has the same report.
+
+    compare: findings' sentences that compare nothing -> what a reader writes who knows whether there is an earlier
+        study. None: comparisons are drawn at random, whatever was before, or was not.
+    """
     rng = random.Random(f"report {plan.study_id} {plan.seed}")
-    findings = _findings(plan, context, rng)
+    findings = _findings(plan, context if compare is None else None, rng)
+    if compare is not None:
+        findings = compare(findings)
     stated = merge_mentions(findings)
     impression = _impression(plan, stated, rng)
     indication, history = _clinical_context(plan, context, rng)
@@ -181,7 +191,9 @@ def _mentions(text: str, lesion: Lesion) -> dict[str, int]:
     return mentions
 
 
-def _compared(text: str, lesion: Lesion, context: StudyContext, rng: random.Random) -> str:
+def _compared(text: str, lesion: Lesion, context: StudyContext | None, rng: random.Random) -> str:
+    if context is None:
+        return text
     if rng.random() > (0.45 if context.visit else 0.08) or lesion.uncertain or text.count(",") > 1:
         return text
     draw = rng.random()
@@ -193,7 +205,7 @@ def _compared(text: str, lesion: Lesion, context: StudyContext, rng: random.Rand
     return f"{text[:-1]}, {comparison[0].lower()}{comparison[1:]}."
 
 
-def _statement(index: int, lesion: Lesion, context: StudyContext, rng: random.Random) -> list[Sentence]:
+def _statement(index: int, lesion: Lesion, context: StudyContext | None, rng: random.Random) -> list[Sentence]:
     templates = wording.HEDGED if lesion.uncertain else wording.POSITIVE
     text = expand(rng.choice(templates[_wording_of(lesion)]), rng, **_slots(lesion, rng))
     mentions = _mentions(text, lesion)
@@ -254,7 +266,7 @@ def _absences(absent: list[str], rng: random.Random) -> dict[str, list[Sentence]
     return sections
 
 
-def _findings(plan: StudyPlan, context: StudyContext, rng: random.Random) -> tuple[Sentence, ...]:
+def _findings(plan: StudyPlan, context: StudyContext | None, rng: random.Random) -> tuple[Sentence, ...]:
     lesions = list(plan.lesions)
     sections = {section: [] for section in SECTION_OF.values()}
     stated = set()

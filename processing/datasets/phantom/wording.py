@@ -380,6 +380,28 @@ CHANGED = (
     "(increased|slightly increased|progressed) (from|compared to) (the prior study|prior|___)",
     "(decreased|slightly improved|improved) (since|from) (the prior study|___)",
 )
+# What is said of a finding beside an earlier study, by its course, and of one that has gone.
+AFTER_AN_EARLIER_STUDY = {
+    "same": (
+        "(unchanged|stable) (from|compared to|since) (the prior study|the prior exam|___|the study of ___)",
+        "similar to (the prior study|___)",
+        "unchanged",
+    ),
+    "worse": (
+        "(increased|worsened|progressed) (from|compared to|since) (the prior study|the prior exam|___)",
+        "larger than on the prior study",
+    ),
+    "better": (
+        "(decreased|improved) (from|compared to|since) (the prior study|the prior exam|___)",
+        "smaller than on the prior study",
+    ),
+    "new": ("new (since|from|compared to) (the prior study|the prior exam|___|the study of ___)",),
+}
+GONE = (
+    "The previously seen {finding} has resolved.",
+    "The {finding} seen previously is no longer present.",
+    "Interval resolution of the {finding}.",
+)
 
 NORMAL_IMPRESSION = (
     "No acute cardiopulmonary (process|abnormality|disease|findings).",

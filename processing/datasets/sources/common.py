@@ -86,4 +86,7 @@ def blank_record() -> dict:
         "labels": [],
         "gaze": [],
         "regions": [],
+        "companions": [],
+        "prior_findings": "",
+        "changes": [],
     }

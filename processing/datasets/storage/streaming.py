@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
-from datasets import Features
+from datasets import Features, Image, List
 
 from ..sources.building import Radiograph
 from .shards import MANIFEST
@@ -184,8 +184,11 @@ class RecordStream(torch.utils.data.IterableDataset):
                             yield {name: record[name] for name in names}
 
     def leave_pictures(self) -> None:
-        """From now on `image` is given as it is stored, {"bytes", "path"}, not decoded."""
+        """From now on `image` is given as it is stored, {"bytes", "path"}, not decoded; so are companions'."""
         self.features["image"] = Radiograph(decode=False)
+        if "companions" in self.features:
+            companion = self.features["companions"].feature
+            self.features["companions"] = List(companion | {"image": Image(decode=False)})
 
     def _share(self, worker: int, workers: int) -> tuple[int, int]:
         """This worker's part of the epoch's records, as positions in the permuted shards."""
