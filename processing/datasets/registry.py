@@ -6,6 +6,7 @@ import inspect
 from datasets import Dataset
 
 from .sources.common import Source
+from .sources.companions import MAX_COMPANIONS, with_companions
 
 # name -> (module, attribute); modules are imported when their set is asked for.
 _SOURCES = {
@@ -67,20 +68,27 @@ def load(name: str, root=None, split: str | None = None, **options) -> Dataset:
         name: one of `names()`.
         root: the folder that it was downloaded to; None for those that come with the package (phantom, openi).
         split: "train", "val", "test" or another that the set or `split_lists` has; None for all (the phantom: train).
-        options: of the set's own loader.
+        options: of the set's own loader. For all: `priors` and `views` (True or False) give the records companions, an
+            earlier study and other views, `max_companions` (3) of them at most; see `with_companions`.
 
     Raises:
         ValueError: an unknown name or option, and all that the loader says about root, files, columns and splits.
     """
     options = options if split is None else {**options, "split": split}
     loader = source(name).load
+    # The phantom has both of its own; elsewhere `views` may also name those to keep.
+    wanted = {
+        each: options.pop(each) for each in ("priors", "views") if name != "phantom" and options.get(each) in (True, False)
+    }
+    most = options.pop("max_companions", MAX_COMPANIONS) if any(wanted.values()) else MAX_COMPANIONS
     signature = inspect.signature(loader)
     try:
         signature.bind(root, **options)
     except TypeError as error:
         known = ", ".join(list(signature.parameters)[1:])
         raise ValueError(f"options: {name}: {error}; there are {known}.") from error
-    return loader(root, **options)
+    dataset = loader(root, **options)
+    return with_companions(dataset, **wanted, most=most) if any(wanted.values()) else dataset
 
 
 def _phantom() -> Source:
