@@ -78,7 +78,9 @@ def load(name: str, root=None, split: str | None = None, **options) -> Dataset:
     loader = source(name).load
     # The phantom has both of its own; elsewhere `views` may also name those to keep.
     wanted = {
-        each: options.pop(each) for each in ("priors", "views") if name != "phantom" and options.get(each) in (True, False)
+        each: options.pop(each)
+        for each in ("priors", "views")
+        if name != "phantom" and options.get(each) in (True, False)
     }
     most = options.pop("max_companions", MAX_COMPANIONS) if any(wanted.values()) else MAX_COMPANIONS
     signature = inspect.signature(loader)

@@ -2,12 +2,8 @@
 
 from processing.datasets.records import NEGATIVE, NOT_MENTIONED, POSITIVE
 
-# Findings whose size can be compared between two radiographs.
-CHANGE_FINDINGS = (
-    *("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Lesion", "Edema", "Consolidation", "Atelectasis"),
-    *("Pneumothorax", "Pleural Effusion"),
-)
-COMPARED = ("better", "same", "worse")
+from ..metrics.changes import CHANGE_FINDINGS, COMPARED
+
 CHANGE_LABELS = [f"{finding} {change}" for finding in CHANGE_FINDINGS for change in COMPARED]
 
 

@@ -73,7 +73,7 @@ def with_companions(dataset: Dataset, priors: bool = False, views: bool = False,
     texts = [""] * len(records)
     for key, places in studies.items():
         own, earlier = [records[place] for place in places], [records[place] for place in before.get(key, ())]
-        days = _days_between(earlier, own) if earlier else None
+        days = days_between(earlier[0]["study_date"], own[0]["study_date"]) if earlier else None
         for place, found in zip(places, chosen_companions(own, earlier, days, views, most), strict=True):
             companions[place] = found
             if earlier:
@@ -101,6 +101,8 @@ def _studies_before(studies: Mapping, records: Sequence[Mapping]) -> dict[tuple[
     }
 
 
-def _days_between(earlier: Sequence[Mapping], later: Sequence[Mapping]) -> float | None:
-    first, second = earlier[0]["study_date"], later[0]["study_date"]
-    return float((date.fromisoformat(second) - date.fromisoformat(first)).days) if first and second else None
+def days_between(earlier: str | None, later: str | None) -> float | None:
+    """Between two ISO dates; None where one is unknown."""
+    if not earlier or not later:
+        return None
+    return float((date.fromisoformat(later) - date.fromisoformat(earlier)).days)

@@ -13,6 +13,7 @@ https://physionet.org/content/ms-cxr-t/
 """
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 from ..records import NEGATIVE, NOT_MENTIONED, POSITIVE
 from .building import build, image_size
 from .common import Source, blank_record
+from .companions import days_between
 from .mimic_shared import mimic_splits, study_facts
 from .order import oldest_first
 from .phrases import grounded_text
@@ -35,6 +37,7 @@ CATEGORIES = (
 )
 FINDINGS = ("Consolidation", "Edema", "Pleural Effusion", "Pneumonia", "Pneumothorax")
 CHANGES = ("improving", "stable", "worsening")
+NAMES_OF_CHANGES = dict(zip(CHANGES, ("better", "same", "worse"), strict=True))
 CHANGE_NAMES = [f"{finding} {change}" for finding in FINDINGS for change in CHANGES]
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
 
@@ -96,6 +99,7 @@ def load_ms_cxr_t(
 ):
     """MS-CXR-T as records of the later images. Labels are `CHANGE_NAMES`: of a finding that was judged one change is
     positive and two negative, of another all are not mentioned. `facts_of` gives "previous": image id -> earlier one's.
+    The earlier image is the record's companion, where its file is there, and `changes` say what was judged.
 
     Args:
         root: the folder with the table. mimic_root: MIMIC-CXR-JPG's, for the images and its splits.
@@ -110,7 +114,8 @@ def load_ms_cxr_t(
     columns = [f"{finding.lower().replace(' ', '_')}_progression" for finding in FINDINGS]
     items, previous = [], {}
     table = read_table(file, ("dicom_id", "previous_dicom_id", *columns))
-    facts = study_facts(mimic, (path.rsplit("/", 1)[-1] for path in table["dicom_id"]))
+    named = [*table["dicom_id"], *table["previous_dicom_id"]]
+    facts = study_facts(mimic, (path.rsplit("/", 1)[-1] for path in named))
     for row in table.to_dict("records"):
         item = _item(mimic, row["dicom_id"].rsplit("/", 1)[-1], row["dicom_id"], facts)
         item["labels"] = []
@@ -122,7 +127,15 @@ def load_ms_cxr_t(
             item["labels"] += [
                 (POSITIVE if change == one else NEGATIVE) if judged else NOT_MENTIONED for one in CHANGES
             ]
+        item["changes"] = [
+            {"label": finding, "change": NAMES_OF_CHANGES[row[column].strip().lower()]}
+            for finding, column in zip(FINDINGS, columns, strict=True)
+            if row[column].strip().lower() in CHANGES
+        ]
         previous[item["image_id"]] = row["previous_dicom_id"].rsplit("/", 1)[-1]
+        if re.search(r"p\d\d/p\d+/s\d+", row["previous_dicom_id"]):
+            item["prior"] = _item(mimic, previous[item["image_id"]], row["previous_dicom_id"], facts)
+            item["files"] += item["prior"]["files"]
         items.append(item | {"split": official.get(item["image_id"])})
     dropped: Counter = Counter()
     return build(
@@ -201,7 +214,22 @@ def make_record(item: dict, noted: Counter) -> dict:
         **{name: item[name] for name in ("image_id", "study_id", "patient_id", "labels")},
         "view_position": item.get("view_position", ""),
         "study_date": item.get("study_date"),
+        "companions": _prior(item, noted),
+        "changes": item.get("changes", []),
     }
+
+
+def _prior(item: dict, noted: Counter) -> list[dict]:
+    prior = item.get("prior")
+    if prior is None:
+        return []
+    if not os.path.exists(prior["files"][0]):
+        noted["earlier image missing"] += 1
+        return []
+    own = {"image_id": prior["image_id"], "view_position": prior.get("view_position", "")}
+    own["image"] = {"path": prior["files"][0], "bytes": None}
+    days = days_between(prior.get("study_date"), item.get("study_date"))
+    return [own | {"role": "prior", "days": days if days is None or days >= 0 else None}]
 
 
 SOURCE = Source(
