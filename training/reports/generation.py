@@ -8,16 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 import torch
 from accelerate import PartialState
-
-from processing.datasets.sources.common import blank_record
-from processing.radiographs import read_radiograph
 
 from ..data.loading import load_data
 from ..runs.command_line import parse_arguments
 from ..runs.files import read_json, write_json, write_text
+from .files import CONTEXT_COLUMNS, FileRecords, context_of, read_contexts
 from .writing import (
     ReportPreparation,
     ReportWriter,
@@ -30,7 +27,6 @@ from .writing import (
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 PARTS = "reports.parts"  # in the output folder: the rows of a run that is not finished
-CONTEXT_COLUMNS = ("view_position", "indication", "history")
 
 
 @dataclass
@@ -42,9 +38,20 @@ class OutputArguments:
     view_position: str = field(default="", metadata={"help": "of the image"})
     indication: str = field(default="", metadata={"help": "of the image"})
     history: str = field(default="", metadata={"help": "of the image"})
+    other_images: str = field(default="", metadata={"help": "other views of its study, paths with | between them"})
+    other_views: str = field(default="", metadata={"help": "their view positions, with | between them"})
+    prior_image: str = field(default="", metadata={"help": "an earlier image of the patient"})
+    prior_view_position: str = ""
+    prior_days: str = field(default="", metadata={"help": "days from the earlier study to this one; empty: unknown"})
+    prior_report: str = field(default="", metadata={"help": "findings of the earlier study"})
     folder: str | None = field(default=None, metadata={"help": "a folder of such images, searched to any depth"})
     context: str | None = field(
-        default=None, metadata={"help": "CSV beside the folder: image (path below it), " + ", ".join(CONTEXT_COLUMNS)}
+        default=None,
+        metadata={
+            "help": "CSV beside the folder: image (path below it), "
+            + ", ".join(CONTEXT_COLUMNS)
+            + "; images that are only companions get no report of their own"
+        },
     )
     data: str | None = field(default=None, metadata={"help": 'JSON: {"name": ..., "split": ..., "root": ...}'})
     one_per_study: bool = field(
@@ -65,6 +72,8 @@ class OutputArguments:
         metadata={"help": "let only valid structured reports through; so by default where they are asked for"},
     )
     no_context: bool = field(default=False, metadata={"help": "leave indication and history out"})
+    no_views: bool = field(default=False, metadata={"help": "leave other views out"})
+    no_priors: bool = field(default=False, metadata={"help": "leave earlier studies out"})
     batch_size: int = 16
     device: str | None = field(default=None, metadata={"help": "by default this process's GPU where there is one"})
 
@@ -138,50 +147,15 @@ def open_records(arguments: OutputArguments):
         return load_data(arguments.data, "data")
     if arguments.image is not None:
         context = {name: getattr(arguments, name) for name in CONTEXT_COLUMNS}
+        context = context_of(context, Path(), "")
         return FileRecords([Path(arguments.image)], [Path(arguments.image).name], [context])
     root = Path(arguments.folder)
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise ValueError(f"folder: {root} has no {', '.join(IMAGE_SUFFIXES)} file.")
     names = [path.relative_to(root).as_posix() for path in files]
-    contexts = _read_context(arguments.context, names)
-    return FileRecords(files, names, contexts)
-
-
-class FileRecords:
-    """Image files as records: what `ReportWriter` reads of a data set."""
-
-    def __init__(self, files: list[Path], names: list[str], contexts: list[dict]):
-        self.files = files
-        self.columns = {"image_id": names, "study_id": names, "view_position": [c["view_position"] for c in contexts]}
-        self.contexts = contexts
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, key):
-        if isinstance(key, str):
-            return self.columns[key]
-        picture = read_radiograph(self.files[key], str(self.files[key]))
-        name = self.columns["image_id"][key]
-        own = {"image": picture, "image_width": picture.width, "image_height": picture.height}
-        return blank_record() | own | {"image_id": name, "study_id": name, "patient_id": name} | self.contexts[key]
-
-
-def _read_context(path: str | None, names: list[str]) -> list[dict]:
-    if path is None:
-        return [dict.fromkeys(CONTEXT_COLUMNS, "") for _ in names]
-    if not Path(path).is_file():
-        raise ValueError(f"context: no file {path}.")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if "image" not in table:
-        raise ValueError(f"context: {path} has no column image; it has {', '.join(table.columns)}.")
-    unknown = sorted(set(table["image"]) - set(names))
-    if unknown or table["image"].duplicated().any():
-        which = unknown[0] if unknown else table["image"][table["image"].duplicated()].iloc[0]
-        raise ValueError(f"context: {path}, image {which!r}: {'no such image' if unknown else 'it is there twice'}.")
-    known = {row["image"]: row for row in table.to_dict("records")}
-    return [{column: known.get(name, {}).get(column, "") for column in CONTEXT_COLUMNS} for name in names]
+    names, contexts = read_contexts(arguments.context, names, root)
+    return FileRecords([root / name for name in names], names, contexts)
 
 
 def _writer(arguments: OutputArguments, writing: WritingArguments, device: str) -> ReportWriter:
@@ -191,7 +165,12 @@ def _writer(arguments: OutputArguments, writing: WritingArguments, device: str) 
     constrain = arguments.constrain_structure
     if constrain if constrain is not None else kind == "structured":
         writer.constrain()
-    writer.prepare = ReportPreparation(not arguments.no_context, report_kind=kind)
+    writer.prepare = ReportPreparation(
+        not arguments.no_context,
+        use_views=not arguments.no_views,
+        use_priors=not arguments.no_priors,
+        report_kind=kind,
+    )
     return writer
 
 

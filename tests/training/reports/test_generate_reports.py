@@ -16,6 +16,7 @@ from tests.training.training_runs import in_two_processes
 from training import generate_reports
 from training.metrics.reports import read_predictions
 from training.reports import generation
+from training.reports.files import read_contexts
 from training.runs.command_line import parse_arguments
 
 
@@ -173,3 +174,32 @@ def test_two_processes_share_the_work(checkpoint, data, tmp_path):
     one = write(checkpoint, "--data", data, "--output_dir", tmp_path / "one", "--batch_size", 4)
     assert (tmp_path / "two/reports.jsonl").read_text() == (tmp_path / "one/reports.jsonl").read_text()
     assert len(one) > 12
+
+
+def test_companions_from_a_table(images, tmp_path):
+    table = tmp_path / "context.csv"
+
+    def contexts(**columns):
+        pd.DataFrame({"image": ["a.png"]} | {name: [value] for name, value in columns.items()}).to_csv(
+            table, index=False
+        )
+        return read_contexts(str(table), ["a.png", "b.jpg", "more/c.png"], images)
+
+    names, (first, *_) = contexts(other_images="b.jpg", other_views="LL", prior_image="more/c.png", prior_days="12")
+    assert names == ["a.png"]
+    assert [(c["role"], c["image_id"], c["view_position"], c["days"]) for c in first["companions"]] == [
+        ("view", "b.jpg", "LL", 0.0),
+        ("prior", "more/c.png", "", 12.0),
+    ]
+    record = generation.FileRecords([images / "a.png"], names, [first])[0]
+    assert record["companions"] == first["companions"] and record["prior_findings"] == ""
+    assert contexts(indication="Cough.")[0] == ["a.png", "b.jpg", "more/c.png"]
+    for columns, message in (
+        ({"prior_days": "3"}, r"image 'a\.png': prior_days: there is no prior_image"),
+        ({"prior_report": "Clear."}, r"image 'a\.png': prior_report: there is no prior_image"),
+        ({"prior_image": "b.jpg", "prior_days": "soon"}, r"prior_days: 'soon' is no number"),
+        ({"prior_image": "no.png"}, r"prior_image: no file .*no\.png"),
+        ({"other_images": "b.jpg|more/c.png", "other_views": "LL"}, r"other_views: 1 for 2 other_images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            contexts(**columns)
