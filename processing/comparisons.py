@@ -9,6 +9,13 @@ from collections.abc import Iterable
 from .reports import sentence_spans, split_sentences
 
 CHANGES = ("better", "same", "worse", "new", "resolved")
+# What can be judged of a finding that was there before and is now.
+COMPARED = CHANGES[:3]
+# Findings whose size can be compared between two radiographs, by CheXbert's names.
+CHANGE_FINDINGS = (
+    *("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Lesion", "Edema", "Consolidation", "Atelectasis"),
+    *("Pneumothorax", "Pleural Effusion"),
+)
 
 _NOUN = r"(?:study|studies|exam\w*|radiographs?|films?|images?|x-?rays?|CT)"
 _EARLIER = (

@@ -14,9 +14,10 @@ from pathlib import Path
 from transformers import AutoModelForPreTraining, AutoProcessor
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
+from processing.comparisons import CHANGE_FINDINGS
 from training.data.loading import load_data
 from training.evaluation.changes import predicted_changes
-from training.metrics.changes import CHANGE_FINDINGS, change_scores, comparison_scores, stated_changes
+from training.metrics.changes import change_scores, comparison_scores, stated_changes
 from training.metrics.reports import read_predictions
 from training.metrics.scores import Score, to_json
 from training.runs.command_line import parse_arguments

@@ -1,8 +1,7 @@
 """Changes since an earlier study as labels: what `changes` of a record say, beside its findings."""
 
+from processing.comparisons import CHANGE_FINDINGS, COMPARED
 from processing.datasets.records import NEGATIVE, NOT_MENTIONED, POSITIVE
-
-from ..metrics.changes import CHANGE_FINDINGS, COMPARED
 
 CHANGE_LABELS = [f"{finding} {change}" for finding in CHANGE_FINDINGS for change in COMPARED]
 

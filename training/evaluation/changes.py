@@ -6,8 +6,9 @@ import torch
 from datasets import Dataset
 from tqdm import tqdm
 
+from processing.comparisons import COMPARED
+
 from ..data.collation import Collator, Preparation
-from ..metrics.changes import COMPARED
 
 # What a report would say of each change; {} stands for the finding.
 PROMPTS = {

@@ -9,19 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from processing.comparisons import change_in, combined, comparisons
+from processing.comparisons import CHANGE_FINDINGS, COMPARED, change_in, combined, comparisons
 from processing.datasets.phantom.labeler import MENTIONS
 from processing.reports import split_sentences
 
 from .scores import Bootstrap, Score
 
-# What MS-CXR-T judges, and what can be judged of a finding that was there before and is now.
-COMPARED = ("better", "same", "worse")
-# Findings whose size can be compared between two radiographs.
-CHANGE_FINDINGS = (
-    *("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Lesion", "Edema", "Consolidation", "Atelectasis"),
-    *("Pneumothorax", "Pleural Effusion"),
-)
 _MENTIONS = {name: re.compile(pattern, re.I) for name, pattern in MENTIONS.items()}
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
+from processing.comparisons import COMPARED
 from training.data.changes import CHANGE_LABELS, change_codes
-from training.metrics.changes import COMPARED, change_scores, comparison_scores, stated_changes
+from training.metrics.changes import change_scores, comparison_scores, stated_changes
 
 
 @pytest.mark.parametrize(
