@@ -358,14 +358,8 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             companions: `CompanionInputs`.
         """
         if encoder_outputs is None:
-            encoder_outputs = self.encode(
-                pixel_values,
-                view_position_ids,
-                context_input_ids,
-                context_attention_mask,
-                vision_features,
-                **companions,
-            )
+            inputs = (pixel_values, view_position_ids, context_input_ids, context_attention_mask, vision_features)
+            encoder_outputs = self.encode(*inputs, **companions)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         prefix = self._prefix(encoder_outputs[0])
         embeds = self._put_in_place(input_ids, prefix)
