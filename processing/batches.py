@@ -16,7 +16,7 @@ def as_batch(arguments: dict) -> dict:
         single = not _is_batch_of_images(arguments["images"])
     else:
         single = any(isinstance(value, str | Mapping) for value in arguments.values()) or (
-            "image_size" in arguments and not isinstance(arguments["image_size"][0], Sequence)
+            "image_size" in arguments and _is_one_size(arguments["image_size"])
         )
     batch, count = {}, None
     for name, value in arguments.items():
@@ -42,6 +42,14 @@ def _one_image_each(images):
         if len(each) != 1:
             raise ValueError(f"images[{i}]: {len(each)} images; give one for each study.")
     return [each[0] for each in images]
+
+
+def _is_one_size(given) -> bool:
+    """(width, height), and not a list of them."""
+    try:
+        return not isinstance(given[0], Sequence)
+    except (TypeError, IndexError, KeyError):  # no size at all, which is said where its entries are counted or read
+        return False
 
 
 def _is_batch_of_images(images) -> bool:

@@ -26,11 +26,10 @@ def label_tensor(labels: Sequence) -> torch.Tensor:
     codes = np.stack(rows)
     if codes.dtype.kind not in "iuf":
         raise ValueError(f"labels: {codes.dtype} are no label codes; give whole numbers.")
-    known = (
-        np.isin(codes, (*LABEL_CODES, NOT_ANNOTATED))
-        if codes.ndim > 1
-        else (codes >= 0) & (codes == codes.astype(np.int64))
-    )
+    if codes.ndim > 1:
+        known = np.isin(codes, (*LABEL_CODES, NOT_ANNOTATED))
+    else:
+        known = (codes >= 0) & (codes < 2**31) & (codes % 1 == 0)
     if not known.all():
         i = int(np.argwhere(~known)[0, 0])
         allowed = "1 positive, 0 negative, 2 uncertain, -1 not mentioned" if codes.ndim > 1 else "class indices"

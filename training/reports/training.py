@@ -8,7 +8,6 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from transformers import AutoConfig, EarlyStoppingCallback, TrainingArguments, set_seed
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from modeling_cogaze import CoGazePrefixConfig
 from processing.datasets.overlaps import warn_of_overlaps
@@ -17,6 +16,7 @@ from processing.prompts import REPORT_KINDS
 from ..data.augmentation import AlignedAugmentation
 from ..data.checking import keep_good_splits
 from ..data.collation import Collator
+from ..data.length_groups import LengthGroups
 from ..data.loading import load_data
 from ..data.streams import TrainingStream
 from ..metrics.reports import FAMILIES, MetricOptions
@@ -206,9 +206,9 @@ class ReportTrainer(PartsTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         if self.args.train_sampling_strategy == "group_by_length":
-            return LengthGroupedSampler(
-                self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=self.lengths
-            )
+            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return LengthGroups(size, self.lengths, seed, lambda: int(self.state.epoch or 0))
         return super()._get_train_sampler(train_dataset)
 
     def _get_eval_sampler(self, eval_dataset):

@@ -76,6 +76,7 @@ def load_chexpert_plus(
         if not texts["findings"] and missing_findings == "drop":
             dropped["no findings"] += 1
             continue
+        noted["not in the labels' file"] += bool(codes) and path not in codes
         lateral = row["frontal_lateral"].strip().lower() == "lateral"
         order = number(row.get("patient_report_date_order"), number(parts[-2].removeprefix("study"), 0))
         items.append(

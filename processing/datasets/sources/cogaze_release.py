@@ -27,7 +27,7 @@ from .building import build, image_size
 from .common import Source, blank_record
 from .mimic_shared import study_facts
 from .order import oldest_first
-from .roots import find_root, read_text
+from .roots import documented, find_root, read_text
 from .splits import choose_split
 
 VERSION = 3
@@ -58,34 +58,18 @@ def load_cogaze_release(
     file = find_annotation(root, "the CoGaze release")
     bases = image_bases(mimic_root)
     gaze_base = Path(gaze_root).expanduser() if gaze_root else file.parent
+    choose_view([""], [""], variant)  # refuses an unknown one
     dropped: Counter = Counter()
     items = []
     found = read_annotation(file, ("id", "subject_id", "study_id", "anchor_scan", "findings"))
     facts = study_facts(Path(mimic_root).expanduser(), (str(item["id"]) for _, item in found))
     for name, item in found:
-        if not item.get("findings_factual_serialization"):
-            dropped["no findings_factual_serialization"] += 1
-            continue
-        path, view = choose_view(item["anchor_scan"]["image_path"], item["anchor_scan"]["view_position"], variant)
-        heatmap = item.get("sentence_gaze_heatmap")
-        gaze = gaze_base / heatmap["image_dir"] if heatmap else None
-        items.append(
-            {
-                **facts.get(str(item["id"]), {}),
-                "image_id": str(item["id"]),
-                "study_id": str(item["study_id"]),
-                "patient_id": str(item["subject_id"]),
-                "view_position": view,
-                "findings": item["findings"].strip(),
-                "indication": (item.get("indication_pure") or "").strip(),
-                "history": (item.get("history_pure") or "").strip(),
-                "labels": _labels(item),
-                "similar_report": ((item.get("similar_case") or {}).get("findings") or "").strip(),
-                "diseases": _diseases(item.get("disease_prediction")),
-                "split": name,
-                "files": [locate(bases, path), *([str(gaze / "sentence-heatmap-lookup.json")] if gaze else [])],
-            }
-        )
+        with documented(file, "an annotation of the form {train, val, test}"):
+            if not item.get("findings_factual_serialization"):
+                dropped["no findings_factual_serialization"] += 1
+                continue
+            own = facts.get(str(item["id"]), {})
+            items.append(own | _item(name, item, variant, bases, gaze_base))
     features = record_features()
     features["gaze"] = List({**features["gaze"].feature, "heatmaps": List(Image())})
     features["similar_report"] = Value("string")
@@ -103,6 +87,26 @@ def load_cogaze_release(
         num_proc=num_proc,
         cache_dir=cache_dir,
     )
+
+
+def _item(split: str, item: dict, variant: str, bases: list[Path], gaze_base: Path) -> dict:
+    path, view = choose_view(item["anchor_scan"]["image_path"], item["anchor_scan"]["view_position"], variant)
+    heatmap = item.get("sentence_gaze_heatmap")
+    gaze = gaze_base / heatmap["image_dir"] if heatmap else None
+    return {
+        "image_id": str(item["id"]),
+        "study_id": str(item["study_id"]),
+        "patient_id": str(item["subject_id"]),
+        "view_position": view,
+        "findings": item["findings"].strip(),
+        "indication": (item.get("indication_pure") or "").strip(),
+        "history": (item.get("history_pure") or "").strip(),
+        "labels": _labels(item),
+        "similar_report": ((item.get("similar_case") or {}).get("findings") or "").strip(),
+        "diseases": _diseases(item.get("disease_prediction")),
+        "split": split,
+        "files": [locate(bases, path), *([str(gaze / "sentence-heatmap-lookup.json")] if gaze else [])],
+    }
 
 
 def make_record(item: dict, noted: Counter) -> dict:
@@ -125,7 +129,8 @@ def _readings(lookup: Path, noted: Counter) -> list[dict]:
     if not lookup.is_file() or not full.is_file():
         noted["gaze folder missing or without report_heatmap.jpg"] += 1
         return []
-    spoken = {key: text.strip() for key, text in json.loads(read_text(lookup)).items() if key != "full_text"}
+    with documented(lookup, "a table of sentences"):
+        spoken = {key: text.strip() for key, text in json.loads(read_text(lookup)).items() if key != "full_text"}
     pictures = {key: lookup.parent / f"{key}_heatmap.jpg" for key in spoken}
     there = [key for key in spoken if spoken[key] and pictures[key].is_file()]
     noted["sentence without text or heatmap"] += len(spoken) - len(there)
@@ -161,17 +166,15 @@ def read_annotation(file: Path, fields: tuple[str, ...]) -> list[tuple[str, dict
     Raises:
         ValueError: no JSON, or an item without one of `fields`; names the file, split and index.
     """
-    try:
+    with documented(file, "an annotation of the form {train, val, test}"):
         splits = json.loads(read_text(file))
         splits = {{"validate": "val", "valid": "val"}.get(name, name): items for name, items in splits.items()}
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{file}: it is no annotation of the form {{train, val, test}} ({error}).") from error
-    for name, items in splits.items():
-        for index, item in enumerate(items):
-            missing = [field for field in fields if field not in item]
-            if missing:
-                raise ValueError(f"{file}: {name}[{index}] has no {missing[0]!r}; it has {sorted(item)}.")
-    return [(name, item) for name, items in splits.items() for item in items]
+        for name, items in splits.items():
+            for index, item in enumerate(items):
+                missing = [field for field in fields if field not in item]
+                if missing:
+                    raise ValueError(f"{file}: {name}[{index}] has no {missing[0]!r}; it has {sorted(item)}.")
+        return [(name, item) for name, items in splits.items() for item in items]
 
 
 def choose_view(paths: list[str], views: list[str], variant: str) -> tuple[str, str]:

@@ -34,9 +34,8 @@ def age_in_years(text) -> float | None:
     text = str(text).strip().lower()
     if span := re.fullmatch(r"(\d+)\s*-\s*(\d+)", text):
         years = (int(span[1]) + int(span[2])) / 2
-    elif found := re.search(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text):
-        unit = found[2][:1]
-        years = float(found[1]) / {"m": 12, "w": 52.18, "d": 365.25}.get(unit, 1)
+    elif found := re.search(r"(?<![\w.,-])(\d+(?:\.\d+)?)\s*([ymwd]?)[a-z]*(?!\w|[.,]\d)", text):
+        years = float(found[1]) / {"m": 12, "w": 52.18, "d": 365.25}.get(found[2], 1)
     else:
         return None
     return years if 0 < years <= 120 else None

@@ -25,7 +25,7 @@ from .building import build, image_size
 from .common import Skip, Source, age_in_years, blank_record, sex_letter
 from .mimic_shared import PROTOCOL, clean_readings, find_reports, mimic_splits, read_report, study_facts
 from .order import oldest_first
-from .roots import find_root, read_text
+from .roots import documented, find_root, read_text
 from .splits import choose_split
 from .tables import chexpert_codes, number, read_table
 
@@ -183,11 +183,9 @@ def transcript_sentences(path: Path) -> list[dict]:
     Raises:
         ValueError: the file is no such JSON; names it.
     """
-    try:
+    with documented(path, "a list of time-stamped phrases"):
         phrases = json.loads(read_text(path))["time_stamped_text"]
         timed = [(p["phrase"].strip(), float(p["begin_time"]), float(p["end_time"])) for p in phrases]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: it holds no time-stamped phrases ({error!r}); download it again.") from error
     ends_sentence = tuple(".?!")
     punctuated = any(text.endswith(ends_sentence) for text, _, _ in timed)
     sentences: list[dict] = []

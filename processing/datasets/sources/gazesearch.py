@@ -18,7 +18,7 @@ from .building import build
 from .common import Source
 from .mimic_cxr import mimic_items
 from .mimic_shared import PROTOCOL, make_record
-from .roots import find_root, first_file, read_text, stem
+from .roots import documented, find_root, first_file, read_text, stem
 from .siim_gaze import fixation_sequence
 from .splits import choose_split
 
@@ -91,15 +91,13 @@ def _scanpaths(file: Path) -> dict[str, list]:
     """dicom_id -> [(finding, [(x, y, seconds), ...] in shares of the image), ...]."""
     known = {name.lower() for name in CHEXBERT_OBSERVATIONS}
     paths: dict[str, list] = {}
-    try:
+    with documented(file, "GazeSearch's list of scanpaths"):
         rows = json.loads(read_text(file))
         for row in rows:
             points = [
                 ((x + 0.5) / SIDE, (y + 0.5) / SIDE, t) for x, y, t in zip(row["X"], row["Y"], row["T"], strict=True)
             ]
             paths.setdefault(stem(row["name"]), []).append((row["task"], points))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: it is not GazeSearch's list of scanpaths ({error!r}); download it again.") from error
     unknown = {task for searches in paths.values() for task, _ in searches} - known
     if unknown:
         raise ValueError(f"{file}: the task {sorted(unknown)[0]!r} is none of CheXbert's observations.")

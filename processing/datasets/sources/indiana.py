@@ -21,7 +21,7 @@ from .building import build
 from .common import Source
 from .openi import MESH, make_record
 from .openi import SOURCE as OPENI
-from .roots import find_root, found_among, read_text, stem
+from .roots import documented, find_root, found_among, read_text, stem
 from .splits import choose_split
 from .tables import read_table
 
@@ -40,7 +40,7 @@ def load_openi_kaggle(root, split: str | None = None, *, split_lists=None, num_p
     needed = ("uid", "MeSH", "indication", "findings", "impression")
     reports = {row["uid"]: row for row in read_table(root / "indiana_reports.csv", needed).to_dict("records")}
     dropped: Counter = Counter()
-    items = []
+    items, noted = [], Counter()
     table = read_table(root / "indiana_projections.csv", ("uid", "filename", "projection"))
     for row in table.to_dict("records"):
         report = reports.get(row["uid"])
@@ -50,6 +50,7 @@ def load_openi_kaggle(root, split: str | None = None, *, split_lists=None, num_p
         study = f"CXR{row['uid']}"
         terms = {term.split("/")[0].strip() for term in report["MeSH"].split(";")}
         positive = {MESH[term] for term in terms if term in MESH}
+        noted["MeSH terms of no observation"] += not positive
         places = [f"{folder}{row['filename']}" for folder in ("images/images_normalized/", "images/", "")]
         items.append(
             _blank(study, stem(row["filename"]), VIEWS.get(row["projection"].strip().lower(), ""))
@@ -59,7 +60,7 @@ def load_openi_kaggle(root, split: str | None = None, *, split_lists=None, num_p
                 "files": [found_among(root, places)],
             }
         )
-    return _build("openi_kaggle", items, split, split_lists, dropped, num_proc, cache_dir)
+    return _build("openi_kaggle", items, split, split_lists, dropped, num_proc, cache_dir, noted)
 
 
 def load_openi_r2gen(root, split: str | None = None, *, split_lists=None, num_proc: int | None = None, cache_dir=None):
@@ -73,7 +74,7 @@ def load_openi_r2gen(root, split: str | None = None, *, split_lists=None, num_pr
         ValueError: an annotation that is no such JSON; names the file.
     """
     root = find_root(root, "Open-I (R2Gen)", "annotation.json")
-    try:
+    with documented(root / "annotation.json", "R2Gen's annotation"):
         annotation = json.loads(read_text(root / "annotation.json"))
         rows = [
             (part, item["id"], item["report"], place, path)
@@ -81,20 +82,18 @@ def load_openi_r2gen(root, split: str | None = None, *, split_lists=None, num_pr
             for item in items
             for place, path in enumerate(item["image_path"])
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{root / 'annotation.json'}: it is not R2Gen's annotation ({error!r}).") from error
-    items = [
-        _blank(study.split("_")[0], str(Path(path).with_suffix("")), ("PA", "LATERAL")[place] if place < 2 else "")
-        | {
-            "indication": "",
-            "findings": " ".join(report.split()),
-            "impression": "",
-            "labels": [NOT_MENTIONED] * 14,
-            "split": part,
-            "files": [found_among(root, [f"images/{path}", path])],
-        }
-        for part, study, report, place, path in rows
-    ]
+        items = [
+            _blank(study.split("_")[0], str(Path(path).with_suffix("")), ("PA", "LATERAL")[place] if place < 2 else "")
+            | {
+                "indication": "",
+                "findings": " ".join(report.split()),
+                "impression": "",
+                "labels": [NOT_MENTIONED] * 14,
+                "split": part,
+                "files": [found_among(root, [f"images/{path}", path])],
+            }
+            for part, study, report, place, path in rows
+        ]
     return _build("openi_r2gen", items, split, split_lists, Counter(), num_proc, cache_dir)
 
 
@@ -103,7 +102,7 @@ def _blank(study: str, image: str, view: str) -> dict:
     return {"image_id": image, "study_id": study, "patient_id": study, "view_position": view} | sizes
 
 
-def _build(source: str, items, split, split_lists, dropped, num_proc, cache_dir):
+def _build(source: str, items, split, split_lists, dropped, num_proc, cache_dir, noted=None):
     return build(
         source,
         choose_split(items, split, split_lists, dropped=dropped),
@@ -112,6 +111,7 @@ def _build(source: str, items, split, split_lists, dropped, num_proc, cache_dir)
         text_protocol="R2Gen's report as findings" if source == "openi_r2gen" else "sections of Kaggle's table",
         split=split,
         dropped=dropped,
+        noted=noted,
         version=VERSION,
         num_proc=num_proc,
         cache_dir=cache_dir,

@@ -13,8 +13,6 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from ..records import CHEXBERT_OBSERVATIONS
 from .building import build
 from .common import Source
@@ -24,7 +22,7 @@ from .order import oldest_first
 from .reflacx import reflacx_readings
 from .roots import find_root
 from .splits import choose_split
-from .tables import read_table, study_codes
+from .tables import header_of, read_table, study_codes
 
 VERSION = 2
 
@@ -99,7 +97,7 @@ def _tables(root: Path) -> tuple[dict[str, dict], dict[str, list[int]]]:
     facts: dict[str, dict] = {}
     labels: dict[str, list[int]] = {}
     for file in sorted((root / "spreadsheets").rglob("*.csv*")):
-        columns = {column.strip() for column in pd.read_csv(file, nrows=0).columns}
+        columns = header_of(file)
         if "dicom_id" in columns and columns & {*STUDY_COLUMNS, "split"}:
             wanted = [name for name in (*STUDY_COLUMNS, "split") if name in columns]
             for row in read_table(file).to_dict("records"):

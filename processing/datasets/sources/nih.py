@@ -154,6 +154,8 @@ def _boxes(root: Path, dropped: Counter) -> dict[str, list[dict]]:
     if file is not None:
         table = read_table(file, ("Image Index", "Finding Label"))
         start = table.columns.get_loc("Finding Label") + 1
+        if len(table.columns) < start + 4:
+            raise ValueError(f"{file}: four columns must follow 'Finding Label', the box's; it has {list(table)}.")
         for row in table.itertuples(index=False):
             box = box_corners(row[start : start + 4], dropped)
             label = {"Infiltrate": "Infiltration"}.get(row[start - 1], row[start - 1])

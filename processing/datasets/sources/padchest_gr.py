@@ -20,7 +20,7 @@ from .common import Skip, Source, blank_record, sex_letter
 from .order import iso_date, oldest_first
 from .padchest import VIEWS, age_at
 from .phrases import grounded_text
-from .roots import find_root, first_file, found_among, read_text, stem
+from .roots import documented, find_root, first_file, found_among, read_text, stem
 from .splits import choose_split
 from .tables import read_table
 
@@ -55,20 +55,19 @@ def load_padchest_gr(
         raise ValueError(f"language: {language!r} is neither en nor es.")
     root = find_root(root, "PadChest-GR", REPORTS, TABLE)
     file = first_file(root, REPORTS)
-    try:
+    with documented(file, "a list of studies with findings"):
         studies = json.loads(read_text(file))
         labels = {label for study in studies for finding in study["findings"] for label in finding.get("labels") or []}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: it is no list of studies with findings ({error!r}); download it again.") from error
     table = read_table(first_file(root, TABLE), ("StudyID", "ImageID", "PatientID", "split"))
     rows = {row["StudyID"]: row for row in table.drop_duplicates("StudyID").to_dict("records")}
     names, dropped, items = sorted(labels), Counter(), []
     for study in studies:
-        row = rows.get(str(study["StudyID"]))
-        if row is None:
-            dropped["not in the master table"] += 1
-        else:
-            items.append(_item(root, study, row, names, language))
+        with documented(file, "a list of studies with findings"):
+            row = rows.get(str(study["StudyID"]))
+            if row is None:
+                dropped["not in the master table"] += 1
+            else:
+                items.append(_item(root, study, row, names, language))
     return build(
         "padchest_gr",
         choose_split(oldest_first(items), split, split_lists, dropped=dropped),
@@ -100,7 +99,7 @@ def _item(root, study: dict, row: dict, names: list[str], language: str) -> dict
             [
                 finding.get(f"sentence_{language}") or "",
                 (finding.get("labels") or ["finding"])[0],
-                [*(finding.get("boxes") or []), *(finding.get("extra_boxes") or [])],
+                [list(map(float, box)) for name in ("boxes", "extra_boxes") for box in finding.get(name) or []],
             ]
             for finding in study["findings"]
         ],

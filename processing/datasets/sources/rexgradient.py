@@ -17,7 +17,7 @@ from pathlib import Path
 from .building import build, image_size
 from .common import Skip, Source, age_in_years, blank_record, sex_letter
 from .order import iso_date, oldest_first
-from .roots import find_root, first_file, read_text
+from .roots import documented, find_root, first_file, read_text
 from .splits import choose_split
 
 VERSION = 1
@@ -60,32 +60,35 @@ def _items(root: Path, part: str) -> list[dict]:
     file = first_file(root, f"metadata/{name}", name)
     if file is None:
         return []
-    try:
-        studies = json.loads(read_text(file)).items()
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file}: it is no table of studies ({error}); download it again.") from error
     items = []
-    for key, study in studies:
-        missing = [name for name in KEYS if name not in study]
-        if missing:
-            raise ValueError(f"{file}: study {key} lacks {missing[0]!r}; it has {sorted(study)}.")
-        views = [*(study["ImageViewPosition"] or []), *[None] * len(study["ImagePath"] or [])]
-        for path, view in zip(study["ImagePath"] or [], views, strict=False):
-            place = path[path.index("deid_png") :] if "deid_png" in path else f"deid_png/{path}"
-            items.append(
-                {
-                    "image_id": Path(path).stem,
-                    "study_id": str(study["StudyInstanceUid"]),
-                    "patient_id": str(study["PatientID"] or key.split("_")[0]),
-                    "view_position": VIEWS.get(str(view or "").strip().upper(), ""),
-                    "patient_age": age_in_years(study.get("PatientAge") or ""),
-                    "patient_sex": sex_letter(study.get("PatientSex") or ""),
-                    "study_date": iso_date(study["StudyDate"]),
-                    **{text.lower(): _text(study.get(text)) for text in ("Indication", "Findings", "Impression")},
-                    "split": PARTS[part],
-                    "files": [str(root / place)],
-                }
-            )
+    with documented(file, "a table of studies"):
+        for key, study in json.loads(read_text(file)).items():
+            missing = [name for name in KEYS if name not in study]
+            if missing:
+                raise ValueError(f"{file}: study {key} lacks {missing[0]!r}; it has {sorted(study)}.")
+            items += _images(key, study, root, part)
+    return items
+
+
+def _images(key: str, study: dict, root: Path, part: str) -> list[dict]:
+    items = []
+    views = [*(study["ImageViewPosition"] or []), *[None] * len(study["ImagePath"] or [])]
+    for path, view in zip(study["ImagePath"] or [], views, strict=False):
+        place = path[path.index("deid_png") :] if "deid_png" in path else f"deid_png/{path}"
+        items.append(
+            {
+                "image_id": Path(path).stem,
+                "study_id": str(study["StudyInstanceUid"]),
+                "patient_id": str(study["PatientID"] or key.split("_")[0]),
+                "view_position": VIEWS.get(str(view or "").strip().upper(), ""),
+                "patient_age": age_in_years(study.get("PatientAge") or ""),
+                "patient_sex": sex_letter(study.get("PatientSex") or ""),
+                "study_date": iso_date(study["StudyDate"]),
+                **{text.lower(): _text(study.get(text)) for text in ("Indication", "Findings", "Impression")},
+                "split": PARTS[part],
+                "files": [str(root / place)],
+            }
+        )
     return items
 
 

@@ -1,8 +1,10 @@
 """Roots of downloads, and the files in them."""
 
+import codecs
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
@@ -80,11 +82,28 @@ def stem(name: str) -> str:
 
 
 def read_text(path, noted: Counter | None = None) -> str:
-    """A text file as UTF-8, or as Latin-1 where it is not (counted in `noted`)."""
+    """A text file as UTF-8, as UTF-16 where it says so, or as Latin-1 (counted in `noted`)."""
     data = Path(path).read_bytes()
     try:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         if noted is not None:
             noted["text file not in UTF-8, read as Latin-1"] += 1
         return data.decode("latin-1")
+
+
+@contextmanager
+def documented(file, what: str) -> Iterator[None]:
+    """In which a file's content is taken apart, whose publisher has said what it holds.
+
+    Raises:
+        ValueError: it holds something else; names the file.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if str(file) in str(error):
+            raise
+        raise ValueError(f"{file}: it is not {what} ({error!r}); download it again.") from error

@@ -51,7 +51,7 @@ def load_srrg(
         mimic_root, chexpert_plus_root: where image paths start; the items of one that is not given are dropped.
     """
     found = read_srrg(root)
-    paths = [path for _, item in found for path in item["image_paths"]]
+    paths = [path for _, item in found for path in item["image_paths"] or []]
     facts = study_facts(Path(mimic_root).expanduser(), map(stem, paths)) if mimic_root else {}
     views_of = {
         "mimic": {dicom: fact["view_position"] for dicom, fact in facts.items()},
@@ -64,26 +64,14 @@ def load_srrg(
         if name == "test_reviewed" and split != name:
             dropped["reviewed copy of a test report"] += split is None
             continue
-        origin = "chexpert" if _patient(item["image_paths"][0]).startswith("patient") else "mimic"
-        if not bases[origin]:
-            dropped[f"{origin}_root not given"] += 1
+        if not item["image_paths"]:
+            dropped["no image_paths"] += 1
             continue
-        views = item.get("view_positions") or [_view_of(path, views_of[origin]) for path in item["image_paths"]]
-        path, view = preferred_view(list(item["image_paths"]), list(views))
-        own = facts.get(stem(path), {}) if origin == "mimic" else {"study_order": _study_number(path)}
-        items.append(
-            own
-            | {
-                "image_id": Path(path).stem if origin == "mimic" else re.sub(r"\.\w+$", "", path),
-                "study_id": _study(path) or str(item["id"]),
-                "patient_id": _patient(path) or str(item["id"]),
-                "view_position": view,
-                "findings": (item["findings_section"] or "").strip(),
-                "history": (item.get("history_section") or "").strip(),
-                "split": name,
-                "files": [locate(bases[origin], path)],
-            }
-        )
+        origin = "chexpert" if _patient(item["image_paths"][0]).startswith("patient") else "mimic"
+        if bases[origin]:
+            items.append(_item(name, item, origin, bases[origin], views_of[origin], facts))
+        else:
+            dropped[f"{origin}_root not given"] += 1
     return build(
         "srrg",
         choose_split(oldest_first(items), split, split_lists, dropped=dropped),
@@ -98,6 +86,22 @@ def load_srrg(
     )
 
 
+def _item(split: str, item: dict, origin: str, bases: list[Path], views_of: dict, facts: dict) -> dict:
+    views = item.get("view_positions") or [_view_of(path, views_of) for path in item["image_paths"]]
+    path, view = preferred_view(list(item["image_paths"]), list(views))
+    own = facts.get(stem(path), {}) if origin == "mimic" else {"study_order": _study_number(path)}
+    return own | {
+        "image_id": Path(path).stem if origin == "mimic" else re.sub(r"\.\w+$", "", path),
+        "study_id": _study(path) or str(item["id"]),
+        "patient_id": _patient(path) or str(item["id"]),
+        "view_position": view,
+        "findings": (item["findings_section"] or "").strip(),
+        "history": (item.get("history_section") or "").strip(),
+        "split": split,
+        "files": [locate(bases, path)],
+    }
+
+
 def read_srrg(root) -> list[tuple[str, dict]]:
     """(split, item) of the annotation file or of the Hub's parquet files.
 
@@ -108,7 +112,8 @@ def read_srrg(root) -> list[tuple[str, dict]]:
     path = Path(root).expanduser()
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
     if not files:
-        return read_annotation(find_annotation(root, "SRRG-Findings"), columns)
+        file = find_annotation(root, "SRRG-Findings")
+        return [(split, _checked(item, file)) for split, item in read_annotation(file, columns)]
     found = []
     for file in files:
         name = re.match(r"(train|valid(?:ate|ation)?|val|test_reviewed|test)(?=[-_.])", file.name)
@@ -123,10 +128,22 @@ def read_srrg(root) -> list[tuple[str, dict]]:
             raise ValueError(f"{file}: column {missing[0]!r} is missing; it has {table.column_names}.")
         kept = [column for column in (*columns, "history_section", "view_positions") if column in table.column_names]
         split = "val" if name[1].startswith("val") else name[1]
-        found += [(split, item) for item in table.select(kept).to_pylist() if item["image_paths"]]
+        found += [(split, _checked(item, file)) for item in table.select(kept).to_pylist()]
     if not found:
         raise ValueError(f"root: no parquet file under {path} is named after train, validate, test or test_reviewed.")
     return found
+
+
+def _checked(item: dict, file: Path) -> dict:
+    """The item, if its columns hold what they should."""
+    for name in ("image_paths", "view_positions"):
+        values = item.get(name)
+        if not isinstance(values or [], list) or not all(isinstance(value, str) for value in values or []):
+            raise ValueError(f"{file}: {name} of {item['id']!r} is no list of texts, but {values!r}.")
+    for name in ("findings_section", "history_section"):
+        if not isinstance(item.get(name) or "", str):
+            raise ValueError(f"{file}: {name} of {item['id']!r} is no text, but {item[name]!r}.")
+    return item
 
 
 def _chexpert_views(root) -> dict[str, str]:

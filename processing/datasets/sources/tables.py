@@ -59,6 +59,13 @@ def read_table(path, columns: Sequence[str] = (), rename: Mapping[str, str] | No
     return table
 
 
+def header_of(path: Path) -> set[str]:
+    """The names of a table's columns, from its first lines alone."""
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        start = _as_utf8(file.read(2**16)).decode("utf-8", "replace")
+    return {name.strip() for name in next(csv.reader(start.splitlines()[:1]), [])}
+
+
 def _decompressed(path: Path) -> bytes:
     data = path.read_bytes()
     if path.suffix == ".gz":
@@ -71,11 +78,7 @@ def _decompressed(path: Path) -> bytes:
 
 def _rows(data: bytes) -> pa.Table:
     """All rows, the header too, as text. Arrow's reader takes no column for an index and refuses uneven rows."""
-    data = data.removeprefix(codecs.BOM_UTF8)
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        data = data.decode("latin-1").encode()
+    data = _as_utf8(data)
     if not data.strip():
         raise pa.ArrowInvalid("it is empty")
     try:
@@ -86,6 +89,18 @@ def _rows(data: bytes) -> pa.Table:
         if named == header.rstrip(b" \r"):
             raise
         return _even_rows(named + end + rest)  # blank names at the header's end, and no values for them
+
+
+def _as_utf8(data: bytes) -> bytes:
+    """UTF-16 where its mark says so, Latin-1 where it is no UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = data.decode("utf-16", "replace").encode()
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        data = data.decode("latin-1").encode()
+    return data
 
 
 def _even_rows(data: bytes) -> pa.Table:
@@ -146,11 +161,11 @@ def chexpert_codes(
         where: what a message begins with: the file, and the row's id.
 
     Raises:
-        ValueError: another value; names the column.
+        ValueError: another value; names the file and the column.
     """
     codes = []
     for column in columns:
-        code = _CHEXPERT_CODES.get(row.get(column, "").strip())
+        code = _CHEXPERT_CODES.get(row.get(column, "").strip().lower())
         if code is None:
             raise ValueError(
                 f"{where and f'{where}: '}column {column!r} is {row[column]!r}, none of 1, 0, -1 and blank; mend the "

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..records import NEGATIVE, POSITIVE
 from .building import build, image_size
 from .common import Source, blank_record
-from .roots import find_root, read_text, stem
+from .roots import documented, find_root, read_text, stem
 from .splits import choose_split
 from .tables import box_corners, number, read_table
 
@@ -97,16 +97,14 @@ def _official_boxes(root: Path, dropped: Counter) -> dict[str, list[dict]]:
         file = root / "annotations" / "json" / f"TBX11K_{name}.json"
         if not file.is_file():
             continue
-        try:
+        with documented(file, "a COCO annotation"):
             content = json.loads(read_text(file))
             names = {image["id"]: stem(image["file_name"]) for image in content["images"]}
             kinds = {kind["id"]: kind["name"] for kind in content["categories"]}
             found = [(names[a["image_id"]], kinds[a["category_id"]], a["bbox"]) for a in content["annotations"]]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}: it is no COCO annotation ({error!r}); download it again.") from error
-        for image, kind, corners in found:
-            if box := box_corners(corners, dropped):
-                boxes.setdefault(image, []).append({"label": kind, "box": box, "mask": None, "sentence": -1})
+            for image, kind, corners in found:
+                if box := box_corners(corners, dropped):
+                    boxes.setdefault(image, []).append({"label": kind, "box": box, "mask": None, "sentence": -1})
     return boxes
 
 
@@ -156,6 +154,7 @@ def _box(text: str, name: str, dropped: Counter) -> list[float] | None:
 
 def make_record(item: dict, noted: Counter) -> dict:
     width, height = image_size(item["files"][0])
+    noted["size not in the table, taken from the picture"] += not (item["image_width"] and item["image_height"])
     return blank_record() | {
         "image": {"path": item["files"][0], "bytes": None},
         "image_width": item["image_width"] or width,

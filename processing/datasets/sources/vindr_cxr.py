@@ -54,7 +54,7 @@ def load_vindr_cxr(
     """
     root = find_root(root, "VinDr-CXR", "annotations/image_labels_train.csv|annotations/image_labels_test.csv")
     dropped: Counter = Counter()
-    items = [item for part in ("train", "test") for item in _items(root, part)]
+    items = [item for part in ("train", "test") for item in _items(root, part, dropped)]
     return build(
         "vindr_cxr",
         choose_split(items, split, split_lists, dropped=dropped),
@@ -70,16 +70,19 @@ def load_vindr_cxr(
     )
 
 
-def _items(root: Path, part: str) -> list[dict]:
+def _items(root: Path, part: str, dropped: Counter) -> list[dict]:
     file = root / f"annotations/image_labels_{part}.csv"
     if not file.is_file():
         return []
     *names, last, none = VINDR_LABELS
-    table = read_table(file, ("image_id", *names, f"{last}|{last.removesuffix('s')}", none))
+    # The test part has its readers' agreement, a row per image.
+    keys = ("image_id", "rad_id") if part == "train" else ("image_id",)
+    table = read_table(file, (*keys, *names, f"{last}|{last.removesuffix('s')}", none))
     boxes = _boxes(root, part)
     votes: dict[str, list[list[bool]]] = defaultdict(list)
-    for row in table.to_dict("records"):
-        votes[row["image_id"]].append([number(row[name], 0) > 0 for name in VINDR_LABELS])
+    dropped["reader given twice"] += int(table.duplicated(keys).sum())
+    for row in table.drop_duplicates(keys).to_dict("records"):
+        votes[row["image_id"]].append([_vote(row[name], name, file) for name in VINDR_LABELS])
     return [
         {
             "image_id": image,
@@ -91,6 +94,13 @@ def _items(root: Path, part: str) -> list[dict]:
         }
         for image, readers in votes.items()
     ]
+
+
+def _vote(value: str, name: str, file: Path) -> bool:
+    seen = number(value)
+    if seen not in (0, 1):
+        raise ValueError(f"{file}: column {name!r}: {value!r} is neither 0 nor 1.")
+    return seen == 1
 
 
 def code_of_votes(votes: int, readers: int) -> int:

@@ -161,7 +161,8 @@ def test_split_lists_and_patients(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "years"),
-    [("062Y", 62), ("62", 62), ("18M", 1.5), ("45yrs", 45), ("20 - 30", 25), ("414", None), ("", None), ("0", None)],
+    [("062Y", 62), ("62", 62), ("18M", 1.5), ("45yrs", 45), ("20 - 30", 25), ("414", None), ("", None), ("0", None)]
+    + [("1e400", None), ("1,5", None), ("male 45yrs, TB", 45), ("-7", None), ("3 months", 0.25)],
 )
 def test_ages(text, years):
     assert age_in_years(text) == years

@@ -80,6 +80,20 @@ def test_resumed_run_continues_bit_for_bit(trained, run, tmp_path):
     assert_same_weights(last, tmp_path / last.name)
 
 
+def test_a_run_by_length_goes_on_in_the_middle_of_an_epoch_bit_for_bit(run, tmp_path):
+    options = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
+    options |= {"load_best_model_at_end": "False", "per_device_train_batch_size": 2, "save_total_limit": 20}
+    by_length = ["--metrics", "bleu", "--train_sampling_strategy", "group_by_length"]
+    train_report_generator([*flags(run, **options, output_dir=tmp_path / "whole"), *by_length])
+    saved = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert len(saved) % 2 == 0 and len(saved) > 4
+    for place in (1, len(saved) // 2 + 1):  # in the first epoch, and in the second
+        folder = tmp_path / f"from {place}"
+        shutil.copytree(saved[place], folder / saved[place].name)
+        train_report_generator([*flags(run, **options, output_dir=folder, resume_from_checkpoint=True), *by_length])
+        assert_same_weights(saved[-1], folder / saved[-1].name)
+
+
 def test_structured_reports_from_an_encoder_that_ran_once(trained, run, tmp_path, small_phantom):
     folder, _, _ = trained
     options = {"checkpoint": folder, "report_kind": "structured", "encode_once": 2, "crop": 0.9}
