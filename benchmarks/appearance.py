@@ -17,6 +17,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.stats import wasserstein_distance
 
+from processing.datasets.phantom.appearance import APPEARANCES
 from processing.datasets.phantom.loading import load_phantom
 from processing.datasets.sources.nih import MINI_COLUMNS, load_nih
 from training.figures.canvas import plt, save_figure
@@ -36,9 +37,11 @@ def main(argv: list[str] | None = None) -> dict:
     root = Path(os.environ.get("COGAZE_REAL_DATA", REAL_DATA)) / "nih_mini"
     parser.add_argument("--real", type=Path, default=root, help="folder of NIH ChestX-ray14 pictures with a train.csv")
     parser.add_argument("--studies", type=int, default=300, help="of the phantom's test split, per appearance")
+    parser.add_argument("--appearances", nargs="+", default=list(APPEARANCES), choices=APPEARANCES)
     parser.add_argument("--figure", type=Path, help="write a PNG")
     arguments = parser.parse_args(argv)
-    pictures = {"real": real_pictures(arguments.real), "narrow": rendered_pictures(arguments.studies)}
+    pictures = {"real": real_pictures(arguments.real)}
+    pictures |= {name: rendered_pictures(arguments.studies, name) for name in arguments.appearances}
     measured = {name: [measure(picture) for picture in several] for name, several in pictures.items()}
     print(table(measured))
     if arguments.figure:
@@ -50,8 +53,8 @@ def real_pictures(root: Path) -> list[np.ndarray]:
     return _pictures(load_nih(root, table="train.csv", columns=MINI_COLUMNS))
 
 
-def rendered_pictures(studies: int) -> list[np.ndarray]:
-    dataset = load_phantom("test", studies, image_size=SIZE)
+def rendered_pictures(studies: int, appearance: str) -> list[np.ndarray]:
+    dataset = load_phantom("test", studies, image_size=SIZE, appearance=appearance)
     return _pictures(dataset.select(np.flatnonzero(np.array(dataset["view_position"]) != "LATERAL")))
 
 

@@ -19,9 +19,13 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from scipy import ndimage
 
+from .appearance import NARROW, WIDE, Appearance
+from .deformation import bump, resize_cubic, varied_deformation
+
 DATA = Path(__file__).parent / "data" / "lidc_idri_0001_2mm"
 VERSION = 3  # of the deformations below: a new number makes a new library
 BODIES = 24
+WIDE_VERSION, WIDE_BODIES = 2, Appearance.bodies  # the same of the wide appearance
 SPACING = 2.0  # mm
 WATER = 64  # stored density of water: uint8 then reaches 4, above any bone here
 SLAB = 4  # voxels: 8 mm, over which the perspective of a chest radiograph shifts less than half a voxel
@@ -42,6 +46,7 @@ LOBE_LABELS = {
 LUNG_LABELS = {"left": (10, 11), "right": (12, 13, 14)}
 HEART_LABELS = (51, 61)
 AORTA, TRACHEA, OESOPHAGUS, STOMACH, SUPERIOR_VENA_CAVA = 52, 16, 15, 6, 62
+HUMERUS_LABELS = (69, 70)
 CLAVICLE_LABELS = {"left": 73, "right": 74}
 SPINE_LABELS = tuple(range(29, 47))
 RIB_LABELS = {"left": tuple(range(92, 104)), "right": tuple(range(104, 116))}
@@ -84,7 +89,7 @@ class Body:
     over `SLAB` voxels, (slab, Z, X) and (slab, Z, Y); frontal_bone, lateral_bone: the part above soft tissue.
     frontal_silhouettes, lateral_silhouettes: (structure, thick slab, Z/2, X/2 or Y/2) uint8 0 or 255.
     boxes: (256, 3, 2) int16 bounding boxes of the labels, end exclusive. zones: (9, 3) float32 voxel centres of
-    `ZONES`.
+    `ZONES`. frontal_outline: (Z/2, X/2) uint8, voxels between front and back, of the wide appearance alone.
     """
 
     density: np.ndarray
@@ -98,51 +103,62 @@ class Body:
     lateral_silhouettes: np.ndarray
     boxes: np.ndarray
     zones: np.ndarray
+    frontal_outline: np.ndarray | None = None
 
 
 @functools.cache
-def library_folder() -> Path:
+def library_folder(appearance: str = NARROW) -> Path:
     """Where the bodies are kept: `phantom-bodies-<digest>` in the cache folder of Hugging Face datasets."""
     from datasets import config
 
-    digest = hashlib.sha256(DATA.with_suffix(".npz").read_bytes() + f"{VERSION} {BODIES}".encode()).hexdigest()
+    name = f"{VERSION} {BODIES}" if appearance == NARROW else f"{appearance} {WIDE_VERSION} {WIDE_BODIES}"
+    digest = hashlib.sha256(DATA.with_suffix(".npz").read_bytes() + name.encode()).hexdigest()
     return Path(config.HF_DATASETS_CACHE) / f"phantom-bodies-{digest[:12]}"
 
 
+def body_count(appearance: str) -> int:
+    return BODIES if appearance == NARROW else WIDE_BODIES
+
+
 @functools.cache
-def load_body(index: int) -> Body:
-    """Body `index` (0 to BODIES - 1) from the library, computed and stored first where it is missing."""
-    if not 0 <= index < BODIES:
-        raise ValueError(f"index: body {index} is not in 0 to {BODIES - 1}")
-    path = library_folder() / f"body-{index:02d}.safetensors"
+def load_body(index: int, appearance: str = NARROW) -> Body:
+    """Body `index` of an appearance's library, computed and stored first where it is missing."""
+    if not 0 <= index < body_count(appearance):
+        raise ValueError(f"index: body {index} is not in 0 to {body_count(appearance) - 1}")
+    path = _body_path(index, appearance)
     if not path.exists():
-        body = make_body(index)
+        body = make_body(index, appearance)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
         os.close(handle)
-        save_file({f.name: np.ascontiguousarray(getattr(body, f.name)) for f in fields(Body)}, temporary)
+        arrays = {f.name: getattr(body, f.name) for f in fields(Body) if getattr(body, f.name) is not None}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
         os.replace(temporary, path)
     return Body(**{name: tensor.numpy() for name, tensor in load_file(path).items()})  # mapped, not read
 
 
-def build_library(processes: int = 1) -> Path:
+def _body_path(index, appearance):
+    return library_folder(appearance) / f"body-{index:02d}.safetensors"
+
+
+def build_library(processes: int = 1, appearance: str = NARROW) -> Path:
     """Compute the bodies that are missing on disk, in `processes` processes; returns the folder."""
-    missing = [i for i in range(BODIES) if not (library_folder() / f"body-{i:02d}.safetensors").exists()]
+    missing = [i for i in range(body_count(appearance)) if not _body_path(i, appearance).exists()]
     if processes == 1 or len(missing) < 2:
         for index in missing:
-            load_body(index)
+            load_body(index, appearance)
     else:
         with ProcessPoolExecutor(processes) as pool:
-            list(pool.map(_store_body, missing))
-    return library_folder()
+            list(pool.map(_store_body, missing, [appearance] * len(missing)))
+    return library_folder(appearance)
 
 
-def _store_body(index):
-    load_body(index)
+def _store_body(index, appearance):
+    load_body(index, appearance)
 
 
 @functools.lru_cache(maxsize=1)
-def _source():
+def _source(appearance=NARROW):
     """The CT as float32 density, uint8 labels, float32 wall distance (mm) and uint8 zones."""
     with np.load(DATA.with_suffix(".npz")) as arrays:
         hu = arrays["hu_q"][:, FRONT].astype(np.float32) * 12 - 1024
@@ -153,12 +169,21 @@ def _source():
     bone = ndimage.binary_dilation(np.isin(labels, BONE_LABELS)) & ~np.isin(labels, VESSEL_LABELS + HEART_LABELS)
     excess = np.clip(hu - SOFT_TISSUE_CAP, 0, 900) * bone
     excess *= np.where(ndimage.binary_dilation(np.isin(labels, SPINE_LABELS)), SPINE_EXCESS, BONE_EXCESS)
+    if appearance == WIDE:
+        excess = _sharpen_bone(excess, labels)
     density = np.clip((np.minimum(hu, SOFT_TISSUE_CAP) + 1000 + excess) / 1000, 0, 255 / WATER)
 
     lungs = np.isin(labels, LUNG_LABELS["left"] + LUNG_LABELS["right"])
     across = np.maximum.accumulate(lungs, 0) & np.maximum.accumulate(lungs[::-1], 0)[::-1]
     wall = ndimage.distance_transform_edt(across) * SPACING
     return density * WATER, labels, wall.astype(np.float32), _mark_zones(labels, across, wall)
+
+
+def _sharpen_bone(excess, labels):
+    """Bone as its cortex would have it, which 2 mm voxels blur; without the raised arms, which hang on a wide field."""
+    blurred = ndimage.gaussian_filter(excess, 1.2)
+    arms = ndimage.binary_dilation(np.isin(labels, HUMERUS_LABELS), iterations=2)
+    return np.clip(excess + 1.2 * (excess - blurred), 0, None) * ~arms
 
 
 def _mark_zones(labels, across, wall):
@@ -191,25 +216,12 @@ def _mark_zones(labels, across, wall):
     return zones
 
 
-def _resize_linear(values, size):
-    """(n, m, k) control values -> float32 (size) by cubic interpolation along each axis."""
-    for axis, length in enumerate(size):
-        basis = ndimage.zoom(np.eye(values.shape[axis]), (length / values.shape[axis], 1), order=3, grid_mode=False)
-        values = np.moveaxis(np.tensordot(basis, values, (1, axis)), 0, axis)
-    return values.astype(np.float32)
-
-
-def _bump(distance):
-    """1 at 0, smooth, 0 from 1 on."""
-    return np.clip(1 - distance * distance, 0, None) ** 2
-
-
 def _deformation(index, shape, labels):
     """Source voxel coordinates (3, X, Y, Z) float32 of each voxel of body `index`."""
     rng = np.random.default_rng([VERSION, index])
     grid = [g.astype(np.float32) for g in np.ogrid[tuple(slice(0, n) for n in shape)]]
     x, y, z = grid
-    source = np.stack([_resize_linear(rng.normal(0, (2.4, 2.0, 2.4)[i], (5, 4, 5)), shape) for i in range(3)])
+    source = np.stack([resize_cubic(rng.normal(0, (2.4, 2.0, 2.4)[i], (5, 4, 5)), shape) for i in range(3)])
     # Roll in the frontal plane, about the spine.
     roll = np.deg2rad(rng.uniform(-3.5, 3.5))
     middle_x, middle_z = np.float32(86), np.float32(90)
@@ -218,8 +230,8 @@ def _deformation(index, shape, labels):
     source[1] += y
     # Each dome of the diaphragm is lower than in the CT, where the patient lies: standing, a deep breath.
     for centre_x, centre_z, shift in ((58, 80, rng.uniform(6, 24)), (118, 68, rng.uniform(0, 15))):
-        dome = _bump((x - centre_x) / 52) * _bump((y - 66) / 80)
-        source[2] += np.float32(shift) * dome * _bump((z - centre_z + shift / 2) / 72)
+        dome = bump((x - centre_x) / 52) * bump((y - 66) / 80)
+        source[2] += np.float32(shift) * dome * bump((z - centre_z + shift / 2) / 72)
     # The heart of the CT is large for its lungs at full inspiration.
     centre = np.argwhere(np.isin(labels, HEART_LABELS)).mean(0) + (-4, 0, 0)
     scale = rng.uniform(0.72, 0.85)
@@ -228,7 +240,7 @@ def _deformation(index, shape, labels):
         + ((y - np.float32(centre[1])) / 56) ** 2
         + ((z - np.float32(centre[2])) / 56) ** 2
     )
-    pull = np.float32(1 / scale - 1) * np.clip(1.6 * _bump(distance), 0, 1)
+    pull = np.float32(1 / scale - 1) * np.clip(1.6 * bump(distance), 0, 1)
     for axis in range(3):
         source[axis] += pull * (grid[axis] - np.float32(centre[axis]))
     return source
@@ -249,10 +261,14 @@ def slab_sums(density, depth_axis):
     return moved.reshape(-1, SLAB, *moved.shape[1:]).sum(1, dtype=np.uint16)
 
 
-def make_body(index: int) -> Body:
+def make_body(index: int, appearance: str = NARROW) -> Body:
     """Compute body `index`; `load_body` keeps what this returns."""
-    density, labels, wall, zones = _source()
-    source = _deformation(index, labels.shape, labels)
+    density, labels, wall, zones = _source(appearance)
+    if appearance == NARROW:
+        source = _deformation(index, labels.shape, labels)
+    else:
+        rng = np.random.default_rng([WIDE_VERSION, index, 1])
+        source = varied_deformation(rng, labels.shape, np.argwhere(np.isin(labels, HEART_LABELS)).mean(0))
     density = ndimage.map_coordinates(density, source, order=1, mode="nearest")
     density = np.clip(np.rint(density), 0, 255).astype(np.uint8)
     labels = ndimage.map_coordinates(labels, source, order=0, mode="nearest")
@@ -283,4 +299,12 @@ def make_body(index: int) -> Body:
         lateral_silhouettes=_silhouettes(masks, 0),
         boxes=boxes,
         zones=centres,
+        frontal_outline=None if appearance == NARROW else _outline(density),
     )
+
+
+def _outline(density):
+    """Voxels between the front and the back of the body, (Z/2, X/2) uint8, at every second voxel."""
+    body = ndimage.binary_opening(density[::SILHOUETTE_STEP, :, ::SILHOUETTE_STEP] > WATER // 2)
+    across = np.maximum.accumulate(body, 1) & np.maximum.accumulate(body[:, ::-1], 1)[:, ::-1]
+    return across.sum(1).T.astype(np.uint8)

@@ -26,9 +26,10 @@ from ..records import CHEXBERT_OBSERVATIONS, describe, record_features, study_sh
 from ..sources.building import cache_folder
 from ..sources.common import blank_record
 from ..sources.companions import chosen_companions
+from .appearance import NARROW
 from .gaze import READERS, simulate_reading
 from .plan import OBSERVATION_OF, Rendering, StudyPlan
-from .rendering import render_study
+from .rendering import check_appearance, render_study
 from .study import GALLERY_KINDS, draw_study
 from .text import Sentence, write_report
 from .visits import Past, changes_of, compared, draw_visit, of_the_present
@@ -50,6 +51,7 @@ def load_phantom(
     cache_dir: str | os.PathLike | None = None,
     priors: bool | None = None,
     views: bool = False,
+    appearance: str = NARROW,
 ) -> Dataset:
     """Rendered studies in the record schema, `label_names` the 14 CheXbert observations.
 
@@ -71,14 +73,17 @@ def load_phantom(
             report says nothing of the past where no earlier study is given. None: patients' visits are drawn apart
             but for what is chronic, and sentences compare at random, with a past that is not there.
         views: a study's other images are companions.
+        appearance: "narrow", or "wide" for patients, fields and films that differ more and come nearer to real ones;
+            plans, texts and labels are the same. See `appearance`.
 
     Raises:
-        ValueError: an unknown split, a size below 1, a share outside 0 and 1, or the renderer's own errors.
+        ValueError: an unknown split or appearance, a size below 1, a share outside 0 and 1, or the renderer's own
+            errors.
     """
     if split not in DEFAULT_SIZES:
         raise ValueError(f"split: {split!r} is none of {', '.join(DEFAULT_SIZES)}.")
     size = DEFAULT_SIZES[split] if size is None else size
-    options = {"priors": priors, "views": views}
+    options = {"priors": priors, "views": views, "appearance": appearance}
     return _load(split, size, seed, image_size, gaze_fraction, num_proc, cache_dir, **options)
 
 
@@ -88,6 +93,7 @@ def load_phantom_gallery(
     image_size: int = 224,
     num_proc: int | None = None,
     cache_dir: str | os.PathLike | None = None,
+    appearance: str = NARROW,
 ) -> Dataset:
     """Single-finding studies for retrieval, the phantom's 5x200: one frontal image each, patients of their own.
 
@@ -98,23 +104,27 @@ def load_phantom_gallery(
         ValueError: size_per_class below 1.
     """
     size = size_per_class * len(GALLERY_CLASSES)
-    return _load("gallery", size, seed, image_size, 1.0, num_proc, cache_dir)
+    return _load("gallery", size, seed, image_size, 1.0, num_proc, cache_dir, appearance=appearance)
 
 
-def _load(split, size, seed, image_size, gaze_fraction, num_proc, cache_dir, priors=None, views=False) -> Dataset:
+def _load(
+    split, size, seed, image_size, gaze_fraction, num_proc, cache_dir, priors=None, views=False, appearance=NARROW
+) -> Dataset:
+    check_appearance(appearance)
     if size < 1:
         raise ValueError(f"size: {size} studies; ask for 1 or more.")
     if not 0 <= gaze_fraction <= 1:
         raise ValueError(f"gaze_fraction: {gaze_fraction} is not within 0 and 1.")
     kind = "" if priors is None else "-priors" if priors else "-visits"
     kind += "-views" if views else ""
+    kind += "" if appearance == NARROW else f"-{appearance}"
     folder = cache_folder(cache_dir) / "phantom" / f"{_version()}-{seed}-{split}-{image_size}{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     chunks = [range(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
     paths = [folder / f"{chunk.start:06d}-{chunk.stop:06d}.arrow" for chunk in chunks]
     missing = [(chunk, path) for chunk, path in zip(chunks, paths, strict=True) if not path.exists()]
     if missing:
-        _render(missing, split, seed, image_size, num_proc, priors, views)
+        _render(missing, split, seed, image_size, num_proc, priors, views, appearance)
     dataset = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
     if gaze_fraction < 1:
         dataset = _keep_gaze(dataset, gaze_fraction)
@@ -128,13 +138,14 @@ def _load(split, size, seed, image_size, gaze_fraction, num_proc, cache_dir, pri
         gaze_fraction=gaze_fraction,
         priors=priors,
         views=views,
+        appearance=appearance,
     )
 
 
-def _render(missing, split, seed, image_size, num_proc, priors, views):
+def _render(missing, split, seed, image_size, num_proc, priors, views, appearance):
     num_proc = min(num_proc or len(os.sched_getaffinity(0)), len(missing))
     bar = tqdm(total=sum(len(chunk) for chunk, _ in missing), desc=f"phantom {split}", unit="study")
-    work = functools.partial(_write_chunk, split, seed, image_size, priors, views)
+    work = functools.partial(_write_chunk, split, seed, image_size, priors, views, appearance)
     with bar:
         if num_proc == 1:
             for chunk in map(work, missing):
@@ -145,7 +156,7 @@ def _render(missing, split, seed, image_size, num_proc, priors, views):
                 bar.update(len(chunk))
 
 
-def _write_chunk(split, seed, image_size, priors, views, chunk_and_path) -> range:
+def _write_chunk(split, seed, image_size, priors, views, appearance, chunk_and_path) -> range:
     chunk, path = chunk_and_path
     handle, partial_path = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     os.close(handle)
@@ -154,7 +165,7 @@ def _write_chunk(split, seed, image_size, priors, views, chunk_and_path) -> rang
         with threadpool_limits(1), ArrowWriter(path=partial_path, features=record_features()) as writer:
             earlier = []
             for index in chunk:
-                earlier = phantom_records(split, index, seed, image_size, priors, views, earlier)
+                earlier = phantom_records(split, index, seed, image_size, priors, views, earlier, appearance)
                 for record in earlier:
                     writer.write(record)
             writer.finalize()
@@ -173,6 +184,7 @@ def phantom_records(
     priors: bool | None = None,
     views: bool = False,
     earlier: list[dict] | None = None,
+    appearance: str = NARROW,
 ) -> list[dict]:
     """The records of study `index`, one per image, pictures and masks as `{"bytes": PNG, "path": None}`.
 
@@ -191,7 +203,8 @@ def phantom_records(
         for lesion in sentence.lesions:
             sentence_of.setdefault(lesion, position)
     records = []
-    for number, (view, rendering) in enumerate(zip(plan.views, render_study(plan, image_size), strict=True)):
+    renderings = render_study(plan, image_size, appearance)
+    for number, (view, rendering) in enumerate(zip(plan.views, renderings, strict=True)):
         rng = np.random.default_rng([plan.view_seeds[number], 2])
         records.append(
             blank_record()
@@ -215,7 +228,7 @@ def phantom_records(
             }
         )
     if past is not None and not earlier:
-        earlier = phantom_records(split, index - 1, seed, image_size, priors)
+        earlier = phantom_records(split, index - 1, seed, image_size, priors, appearance=appearance)
     companions = chosen_companions(records, earlier if past else [], past and past.days, views=views)
     for record, found in zip(records, companions, strict=True):
         record["companions"] = found

@@ -9,7 +9,7 @@ All factors are integers that float32 holds and adds exactly, so a projection ha
 """
 
 import numpy as np
-from scipy import sparse
+from scipy import ndimage, sparse
 
 from .anatomy import SILHOUETTE_DEPTH, SILHOUETTE_STEP, SLAB, SPACING, WATER, Body
 
@@ -153,6 +153,22 @@ class Camera:
         up = z + np.tan(self.tilt) * (depth - self.middle) - self.centre[1]
         middle = self.image_size / 2 - 0.5
         return np.stack([middle + self.flip * across * scale, middle - up * scale], 1), scale
+
+    def plane(self):
+        """Columns' X (or Y) and rows' Z in mm where their rays meet the middle of the body."""
+        detector = (np.arange(self.image_size) + 0.5 - self.image_size / 2) * self.pixel
+        scale = self.magnification(self.middle)
+        return self.centre[0] + self.flip * detector / scale, self.centre[1] - detector / scale
+
+    def outline(self, flat):
+        """(Z, across) voxels of depth at every `SILHOUETTE_STEP`th voxel -> (S, S) mm, as if all lay in the middle."""
+        columns, rows = (
+            self.axes[axis].to_voxels(mm) / SILHOUETTE_STEP
+            for axis, mm in zip((self.across_axis, 2), self.plane(), strict=True)
+        )
+        where = np.broadcast_arrays(rows[:, None], columns[None])
+        thick = ndimage.map_coordinates(flat, where, np.float32, order=1, mode="nearest")
+        return thick * SPACING * self.unit / MM_PER_UNIT
 
     def project(self, slabs):
         """(slab, Z, across) integers -> (S, S) float64 mm of water."""

@@ -7,33 +7,40 @@ the characteristic curve of a digital film. Everything follows from the plan and
 import numpy as np
 from scipy import ndimage
 
-from .anatomy import BODIES, HEART_LABELS, LUNG_LABELS, SPACING, STRUCTURE_NAMES, WATER, ZONES, load_body
+from .anatomy import HEART_LABELS, LUNG_LABELS, SPACING, STRUCTURE_NAMES, WATER, ZONES, body_count, load_body
+from .appearance import APPEARANCES, NARROW, Appearance
 from .devices import DEVICES, Stroke, draw
+from .exposure import aim, expose
+from .films import ATTENUATION, blur
+from .habitus import surround
 from .lesions import VOLUME_LESIONS, check_lesion, enlarge_heart
 from .plan import Rendering, StudyPlan
 from .projection import SOURCE_DISTANCE, AxisMap, Camera
 from .scene import Scene
 
-ATTENUATION = 0.0193  # per mm of water at 70 keV, the mean energy of a 120 kV beam behind a chest
 ANATOMY_SIZE = 64
 SHOWN_SHARE = {"pneumothorax": 0.3}  # of the longest path: the air beside the lung, not the film of it in front
 
 
-def render_study(plan: StudyPlan, image_size: int) -> list[Rendering]:
+def render_study(plan: StudyPlan, image_size: int, appearance: str = NARROW) -> list[Rendering]:
     """Render each view of a study.
 
     Args:
         plan: what the patient has and which views are taken.
         image_size: S, pixels on a side.
+        appearance: "narrow" or "wide"; see `appearance`.
 
     Returns:
         One `Rendering` per view. The same plan and size give the same bytes, in any process and order.
 
     Raises:
-        ValueError: a view, lesion kind, lobe, side or severity that does not exist, or an image_size under 32.
+        ValueError: an appearance, view, lesion kind, lobe, side or severity that does not exist, or an image_size
+            under 32.
     """
+    check_appearance(appearance)
     _check(plan, image_size)
-    body = load_body(int(np.random.default_rng([plan.patient.seed, 1]).integers(BODIES)))
+    number = np.random.default_rng([plan.patient.seed, 1]).integers(body_count(appearance))
+    body = load_body(int(number), appearance)
     fluid = any(lesion.kind == "effusion" for lesion in plan.lesions)  # lies elsewhere in a recumbent patient
     scenes = {}
     renderings = []
@@ -41,8 +48,15 @@ def render_study(plan: StudyPlan, image_size: int) -> list[Rendering]:
         upright = view != "AP" or not fluid
         if upright not in scenes:
             scenes[upright] = _put_lesions(body, plan, upright)
-        renderings.append(_expose(body, plan, *scenes[upright], view, seed, image_size))
+        expose_view = _expose if appearance == NARROW else _expose_wide
+        renderings.append(expose_view(body, plan, *scenes[upright], view, seed, image_size))
     return renderings
+
+
+def check_appearance(appearance: str) -> None:
+    """Raises ValueError: no such appearance."""
+    if appearance not in APPEARANCES:
+        raise ValueError(f"appearance: {appearance!r} is none of {', '.join(APPEARANCES)}.")
 
 
 def _check(plan, image_size):
@@ -78,12 +92,41 @@ def _expose(body, plan, scene, healthy, parts, view, seed, size):
     rng = np.random.default_rng([seed, 3])
     camera = _aim(body, plan.patient, view, rng, size)
     bone_strength = np.random.default_rng([plan.patient.seed, 4]).uniform(0.75, 1.25) - 0.004 * (plan.patient.age - 50)
-    slabs, bone = (body.lateral, body.lateral_bone) if view == "LATERAL" else (body.frontal, body.frontal_bone)
-    slabs = slabs + np.float32(bone_strength - 1) * bone
-    path = camera.project(np.rint(slabs, out=slabs))
+    path = _project_body(body, camera, bone_strength)
     path += _soft_tissue(body, plan.patient, camera) * np.clip(path / 60, 0, 1)
     for change in healthy:
         path += camera.project_box(change.start, change.density)
+    anatomy, masks = _add_lesions(path, body, plan, parts, camera)
+    image = film(path, rng, camera.pixel, view != "LATERAL")
+    return Rendering(image=image, lesion_masks=masks, anatomy=anatomy)
+
+
+def _expose_wide(body, plan, scene, healthy, parts, view, seed, size):
+    look = Appearance()
+    rng = np.random.default_rng([seed, 7])
+    camera = aim(body, plan.patient, view, rng, size, look)
+    bone_strength = np.random.default_rng([plan.patient.seed, 4]).uniform(*look.bone) - 0.004 * (plan.patient.age - 50)
+    path = _project_body(body, camera, bone_strength)
+    for change in healthy:
+        path += camera.project_box(change.start, change.density)
+    if view == "LATERAL":
+        path += _soft_tissue(body, plan.patient, camera) * np.clip(path / 60, 0, 1)
+    else:
+        path = surround(path, body, plan.patient, camera, look, rng)
+    anatomy, masks = _add_lesions(path, body, plan, parts, camera)
+    return Rendering(*expose(path, masks, anatomy, body, plan, camera, rng, look))
+
+
+def _project_body(body, camera, bone_strength):
+    """Path lengths (S, S) of the body as it is in the library, its bone weighted."""
+    lateral = camera.view == "LATERAL"
+    slabs, bone = (body.lateral, body.lateral_bone) if lateral else (body.frontal, body.frontal_bone)
+    slabs = slabs + np.float32(bone_strength - 1) * bone
+    return camera.project(np.rint(slabs, out=slabs))
+
+
+def _add_lesions(path, body, plan, parts, camera):
+    """Anatomy and lesion masks of this view; what the lesions add goes into `path`, in place."""
     anatomy = dict(zip(STRUCTURE_NAMES, camera.silhouettes(body, ANATOMY_SIZE), strict=True))
     masks = []
     for lesion, part in zip(plan.lesions, parts, strict=True):
@@ -92,8 +135,7 @@ def _expose(body, plan, scene, healthy, parts, view, seed, size):
         masks.append(mask)
         if lesion.kind == "cardiomegaly":
             anatomy["heart"] = np.maximum(anatomy["heart"], _shrink(mask))
-    image = film(path, rng, camera.pixel, view != "LATERAL")
-    return Rendering(image=image, lesion_masks=masks, anatomy=anatomy)
+    return anatomy, masks
 
 
 def _add_lesion(camera, parts, lesion):
@@ -190,27 +232,18 @@ def _shrink(mask):
     return (weights @ mask @ weights.T).astype(np.float32)
 
 
-def _blur(image, sigma):
-    """Gaussian blur with edges repeated, as two products with a small matrix; sigma in pixels."""
-    size = image.shape[0]
-    distance = np.arange(size)[:, None] - np.arange(size)
-    kernel = np.exp(-0.5 * (distance / sigma) ** 2)
-    kernel /= kernel.sum(1, keepdims=True)
-    return kernel @ image @ kernel.T
-
-
 def film(path, rng, pixel, frontal):
     """Path lengths (mm of water) -> (S, S) uint8, bright = dense. pixel: mm on the detector."""
     size = path.shape[0]
     primary = np.exp(-ATTENUATION * path)
-    scatter = rng.uniform(0.15, 0.5) * _blur(primary, 28 / pixel)
+    scatter = rng.uniform(0.15, 0.5) * blur(primary, 28 / pixel)
     exposure = primary + scatter
     dose = 10 ** rng.uniform(3.9, 4.8) * pixel**2  # quanta per pixel in the open beam
     noise = ndimage.gaussian_filter(rng.spawn(1)[0].normal(size=(size, size)), 0.5)
     exposure = exposure * (1 + noise / np.sqrt(dose * exposure))
     dense = -np.log(np.maximum(exposure, 1e-5))
     # Processing of a digital film: less of the coarse contrast, more of the edges.
-    dense -= rng.uniform(0.05, 0.3) * (_blur(dense, 45 / pixel) - dense.mean())
+    dense -= rng.uniform(0.05, 0.3) * (blur(dense, 45 / pixel) - dense.mean())
     dense += rng.uniform(0.8, 1.8) * (dense - ndimage.gaussian_filter(dense, 3.0 / pixel, truncate=2.5))
     low, high = np.percentile(dense[path > 25], (4, 92))
     level = np.maximum((dense - low) / (high - low), -1)
