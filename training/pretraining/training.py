@@ -76,6 +76,9 @@ class PretrainArguments:
     crop: float | None = field(default=None, metadata={"help": "augment: least share of each side kept; off if absent"})
     exposure: float = field(default=0.2, metadata={"help": "augment: share by which contrast and brightness vary"})
     autocontrast: float = field(default=0.0, metadata={"help": "augment: share of pictures stretched to full contrast"})
+    rotation: float = field(default=0.0, metadata={"help": "augment: most degrees by which pictures are turned"})
+    widen: float = field(default=0.0, metadata={"help": "augment: greatest share by which pictures shrink in a frame"})
+    films: float = field(default=0.0, metadata={"help": "augment: share of pictures shown as another film would"})
     context_dropout: float = field(default=0.0, metadata={"help": "share of records whose context is left out"})
     companion_dropout: float = field(
         default=0.0, metadata={"help": "share of records that lose other views, and of those that lose the prior"}
@@ -167,8 +170,9 @@ def _collators(arguments: PretrainArguments, processor, cache: FeatureCache | No
         not arguments.no_context, arguments.gaze_fraction, not arguments.no_views, not arguments.no_priors
     )
     augmentation = None
-    if arguments.crop or arguments.autocontrast:
-        augmentation = AlignedAugmentation(arguments.crop or 1.0, arguments.exposure, arguments.autocontrast)
+    asked = [getattr(arguments, name) for name in ("autocontrast", "rotation", "widen", "films")]
+    if arguments.crop or any(asked):
+        augmentation = AlignedAugmentation(arguments.crop or 1.0, arguments.exposure, *asked)
     options = {
         "on_bad_record": arguments.on_bad_record,
         "feature_cache": cache,
