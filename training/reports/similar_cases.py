@@ -57,15 +57,16 @@ class SimilarCases:
     def __init__(self, cases: Dataset, latents: np.ndarray, encoder: str | None = None):
         if len(cases) != len(latents):
             raise ValueError(f"latents: {len(latents)} for {len(cases)} cases; give one for each.")
-        written = [row for row, findings in enumerate(cases["findings"]) if findings]
+        written = _with_findings(cases)
         if not written:
             raise ValueError("cases: none of them has findings.")
         self.cases = cases.select_columns(list(COLUMNS)).select(written)
-        self.latents = _unit(np.asarray(latents)[written])
+        latents = np.asarray(latents)
+        self.latents = _unit(latents if len(written) == len(latents) else latents[written])
         self.encoder = encoder
         self.cases.add_faiss_index_from_external_arrays(self.latents, "latents", metric_type=_INNER_PRODUCT)
-        self._studies = np.array(self.cases["study_id"])
-        self._patients = np.array([patient or "" for patient in self.cases["patient_id"]])
+        self._studies = np.array(self.cases["study_id"][:])
+        self._patients = np.array([patient or "" for patient in self.cases["patient_id"][:]])
         self._per_study, self._per_patient = Counter(self._studies.tolist()), Counter(self._patients.tolist())
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class SimilarCases:
     @classmethod
     def build(cls, scorer, records: Dataset) -> "SimilarCases":
         """The index of a data set's images, as a `Scorer` reads them with view position and context."""
-        records = records.select([row for row, findings in enumerate(records["findings"]) if findings])
+        records = records.select(_with_findings(records))
         latents = scorer.embed_images(records, "context")
         return cls(records.select_columns(list(COLUMNS)), latents, weights_fingerprint(scorer.model))
 
@@ -181,6 +182,14 @@ class SimilarCases:
             return cls(Dataset(pyarrow.parquet.read_table(cases)), file.get_tensor("latents"), encoder)
 
 
+def _with_findings(cases: Dataset) -> list[int]:
+    return [row for row, findings in enumerate(cases["findings"][:]) if findings]
+
+
 def _unit(latents: np.ndarray) -> np.ndarray:
-    latents = latents.astype(np.float32)
-    return latents / np.maximum(np.linalg.norm(latents, axis=1, keepdims=True), 1e-12)
+    """The rows at length one, float32, in one copy: at MIMIC-CXR's size each takes 0.7 GiB."""
+    latents = np.array(latents, np.float32)
+    for start in range(0, len(latents), _QUERIES):
+        part = latents[start : start + _QUERIES]
+        part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+    return latents
