@@ -14,8 +14,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, concatenate_datasets
+from datasets import Dataset, DatasetInfo, Features
 from datasets.arrow_writer import ArrowWriter
+from datasets.table import MemoryMappedTable, concat_tables
 from PIL import Image
 from tqdm import tqdm
 
@@ -253,8 +254,9 @@ def build(
 
 def _open_chunks(paths: list[str], description: str) -> Dataset:
     """The records of cached chunks, with the facts of the whole set."""
-    dataset = concatenate_datasets([Dataset.from_file(path) for path in paths])
-    dataset.info.description = description
+    # One `Dataset`, not one a chunk: each takes a fingerprint of its own, and MIMIC-CXR has hundreds.
+    table = concat_tables([MemoryMappedTable.from_file(path) for path in paths])
+    dataset = Dataset(table, info=DatasetInfo(description=description))
     dataset = open_radiographs(dataset)
     # What `map` and `filter` cache by: the text protocol is part of it.
     dataset._fingerprint = _digest([description, *map(os.path.basename, paths)])[:16]

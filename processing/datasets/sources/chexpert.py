@@ -6,9 +6,10 @@
     CheXpert-v1.0 batch 1 (validate & csv)/train.csv, valid.csv, ...         full resolution
     CheXpert-v1.0 batch 2 (train 1)/patient00001/study1/view1_frontal.jpg
 
-Path begins with the archive's own name (CheXpert-v1.0-small/...), whatever the folder is called now. File names repeat
-in every study, so an image is known by its path from `patient` on. Irvin et al.,
-AAAI 2019; https://stanfordmlgroup.github.io/competitions/chexpert/
+Headers were read off train.csv itself, which torchxrayvision installs; the batches' folders off public code that reads
+them; groundtruth.csv is known at second hand. Path begins with the archive's own name (CheXpert-v1.0-small/...),
+whatever the folder is called now. File names repeat in every study, so an image is known by its path from `patient` on.
+Irvin et al., AAAI 2019; https://stanfordmlgroup.github.io/competitions/chexpert/
 """
 
 import os

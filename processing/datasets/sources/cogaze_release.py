@@ -6,11 +6,11 @@
                            disease_prediction}
     <image_dir>/           report_heatmap.jpg, sentence-heatmap-lookup.json, <key>_heatmap.jpg
 
-The release has no fixations: a reading in `gaze` has `heatmaps` beside the schema's fields, pictures of its sentences
-and, last, of the full transcript, as the processors and `processing.gaze.heatmap_targets` take them; its fixations are
-empty and its times null. `similar_report` and `diseases` are further columns, the retrieved report and the predicted
-diseases where the release has them.
-https://huggingface.co/MK-runner/CoGaze, arXiv 2603.26049
+Keys were read off the authors' code that reads the file; the file itself is under MIMIC-CXR's agreement. The release
+has no fixations: a reading in `gaze` has `heatmaps` beside the schema's fields, pictures of its sentences and, last, of
+the full transcript, as the processors and `processing.gaze.heatmap_targets` take them; its fixations are empty and its
+times null. `similar_report` and `diseases` are further columns, the retrieved report and the predicted diseases where
+the release has them. https://huggingface.co/MK-runner/CoGaze, arXiv 2603.26049
 """
 
 import json

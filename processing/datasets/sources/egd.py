@@ -5,10 +5,11 @@
     bounding_boxes.csv     dicom_id, bbox_name, x1, x2, y1, y2
     audio_segmentation_transcripts/<dicom_id>/transcript.json
 
-The images are MIMIC-CXR's and lie there. A row of fixations.csv is the fixation's last sample, so that its time is the
-fixation's end (FPOGS + FPOGD) and it began FPOGD before. Coordinates are -1 where the eye left the image. The master
-sheet has a row per emergency stay: images come up repeatedly. Karargyris et al., Scientific Data 2021;
-https://physionet.org/content/egd-cxr/
+Headers and first rows of the four tables were read off public listings of the published files; a transcript's keys off
+public code that opens them. The images are MIMIC-CXR's and lie there. A row of fixations.csv is the fixation's last
+sample, so that its time is the fixation's end (FPOGS + FPOGD) and it began FPOGD before. Coordinates are -1 where the
+eye left the image. The master sheet has a row per emergency stay: images come up repeatedly. Karargyris et al.,
+Scientific Data 2021; https://physionet.org/content/egd-cxr/
 """
 
 import json

@@ -9,9 +9,10 @@ or MIMIC-CXR's DICOMs as downloaded:
     files/p10/p10000032/s50414267/<dicom_id>.dcm
     cxr-record-list.csv.gz                 subject_id, study_id, dicom_id, path
 
-with the tables of MIMIC-CXR-JPG beside them or under `tables_root`; without its metadata, size, view and date are read
-from the DICOMs. Tables may be unpacked, reports may lie beside the images. Johnson et al., Scientific Data 2019
-(MIMIC-CXR) and arXiv 1901.07042 (MIMIC-CXR-JPG); https://physionet.org/content/mimic-cxr-jpg/
+with the tables (columns as PhysioNet's page and public code that reads them name them) of MIMIC-CXR-JPG beside them or
+under `tables_root`; without its metadata, size, view and date are read from the DICOMs. Tables may be unpacked, reports
+may lie beside the images. Johnson et al., Scientific Data 2019 (MIMIC-CXR) and arXiv 1901.07042 (MIMIC-CXR-JPG);
+https://physionet.org/content/mimic-cxr-jpg/
 """
 
 from collections import Counter

@@ -4,7 +4,10 @@
                          CXR-DICOM/s<study_id>.txt
                          REFLACX/metadata.csv, main_data/<id>/..., gaze_data/<id>/gaze.csv
                          EyeGaze/master_sheet.csv, fixations.csv, audio_segmentation_transcripts/<dicom_id>/...
-    spreadsheets/        tables of views, splits and labels, told by their columns here
+    spreadsheets/        cxr_meta.csv, CXR-JPG/{cxr_chexpert,cxr_negbio,cxr_split}.csv: told by their columns here
+
+The tree was read off the set's own description as a public copy quotes it. Patients have tables of their own too
+(CXR-JPG/cxr_meta.csv ...), with the same rows, which are not read.
 
 Hsieh et al., MIMIC-Eye 1.0.0, PhysioNet 2023; https://physionet.org/content/mimic-eye-multimodal-datasets/
 """

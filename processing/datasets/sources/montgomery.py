@@ -4,11 +4,12 @@
     ClinicalReadings/MCUCXR_<n>_<0|1>.txt    "Patient's Sex: F", "Patient's Age: 023Y", and the reading
     ManualMask/leftMask/, rightMask/         PNG of the images' names
 
-Folders and file names were read off the set's own notice and public code that opens it; the wording of the clinical
-readings is known at second hand, so that sex and age are looked for anywhere before the last line. `leftMask` is the
-lung on the image's left, which is the patient's **right** one, and regions are named by the patient's side. The reading
-names the diagnosis: it becomes the impression, never context. All views are PA. Jaeger et al., Quantitative Imaging in
-Medicine and Surgery 2014; https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets
+Folders and file names were read off the set's own notice and public code that opens it; the readings' wording off
+another reader's tests, so that sex and age are looked for anywhere before the last line. `leftMask` is the lung on the
+image's left, the patient's **right** one (so found by one public reader, at second hand here), and regions are named by
+the patient's side. The reading names the diagnosis: it becomes the impression, never context. All views are PA. Jaeger
+et al., Quantitative Imaging in Medicine and Surgery 2014;
+https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets
 """
 
 import re

@@ -6,7 +6,8 @@
     BBox_List_2017.csv          Image Index, Finding Label, Bbox [x, y, w, h]
     train_val_list.txt, test_list.txt
 
-Provided by the NIH Clinical Center. Wang et al., CVPR 2017; https://nihcc.app.box.com/v/ChestXray-NIHCC
+Headers were read off the tables themselves, which torchxrayvision installs. Provided by the NIH Clinical Center. Wang
+et al., CVPR 2017; https://nihcc.app.box.com/v/ChestXray-NIHCC
 """
 
 from collections import Counter

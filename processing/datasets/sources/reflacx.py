@@ -5,9 +5,10 @@
     main_data/<id>/fixations.csv, timestamps_transcription.csv, transcription.txt, anomaly_location_ellipses.csv,
                    chest_bounding_box.csv
 
-The images are MIMIC-CXR's and lie there. A sigma is one degree of visual angle (REFLACX's own heatmaps). An ellipse
-becomes a region for each of its labels. Bigolin Lanfredi et al., Scientific Data 2022;
-https://physionet.org/content/reflacx-xray-localization/
+Columns were read off the set's own description as public copies quote it, and off its authors' code, which makes the
+heatmaps (`average_x_position` is of earlier copies). The images are MIMIC-CXR's and lie there. A sigma is one degree of
+visual angle (REFLACX's own heatmaps). An ellipse becomes a region for each of its labels. Bigolin Lanfredi et al.,
+Scientific Data 2022; https://physionet.org/content/reflacx-xray-localization/
 """
 
 import re

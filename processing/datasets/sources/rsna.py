@@ -4,8 +4,9 @@
     stage_2_train_labels.csv                 patientId, x, y, width, height, Target; a row per box
     stage_2_detailed_class_info.csv          patientId, class (Lung Opacity, No Lung Opacity / Not Normal, Normal)
 
-Images come from NIH ChestX-ray14. Shih et al., Radiology: Artificial Intelligence 2019;
-https://www.kaggle.com/c/rsna-pneumonia-detection-challenge
+The DICOM header was read off one of the set's files (its StudyDate is 1901, a filler), that of the labels off the table
+itself, which torchxrayvision installs, of the classes off public notebooks. Images come from NIH ChestX-ray14. Shih et
+al., Radiology: Artificial Intelligence 2019; https://www.kaggle.com/c/rsna-pneumonia-detection-challenge
 """
 
 from collections import Counter

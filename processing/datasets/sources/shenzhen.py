@@ -3,8 +3,10 @@
     CXR_png/CHNCXR_<n>_<0|1>.png             1 = tuberculosis
     ClinicalReadings/CHNCXR_<n>_<0|1>.txt    sex and age in the first line, reading in the last
 
-The reading names the diagnosis: it becomes the impression, never context. Views are taken as PA. Jaeger et al.,
-Quantitative Imaging in Medicine and Surgery 2014; https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets
+File names were read off the lists that CoGaze's repository holds and torchxrayvision's loader; the readings' wording is
+off another reader's tests (sometimes "femal 32yrs", "64days"). The reading names the diagnosis: it becomes the
+impression, never context. Views are taken as PA. Jaeger et al., Quantitative Imaging in Medicine and Surgery 2014;
+https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets
 """
 
 import re
@@ -19,7 +21,7 @@ from .common import Source, age_in_years, blank_record, indication_of, sex_lette
 from .roots import find_root, image_index, read_text
 from .splits import choose_split
 
-VERSION = 1
+VERSION = 2
 
 
 def load_shenzhen(
@@ -87,7 +89,7 @@ def reading_lines(file: str, noted: Counter) -> list[str]:
 def make_record(item: dict, noted: Counter, demographics: bool = True) -> dict:
     lines = reading_lines(item["files"][1], noted)
     first = lines[0] if lines else ""
-    sex, age = sex_letter(first if re.match(r"(fe)?male\b", first, re.I) else ""), age_in_years(first)
+    sex, age = sex_letter(first if re.match(r"(fe)?mal", first, re.I) else ""), age_in_years(first)
     return tuberculosis_record(item, age, sex, lines, demographics)
 
 

@@ -4,9 +4,10 @@
     png_images/<index>_<train|test>_<0|1>_.png, png_masks/ of the same names,
     stage_1_{train,test}_images.csv (new_filename, ImageId, has_pneumo)
 
-The run-length code is relative (each start counts from the end of the run before) and column-major; -1, also written
-" -1", is no pneumothorax; an image may have several rows, and the tables' second column begins with a blank. Split
-lists name the PNG copy's stems. https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation
+Tables were read off one that torchxrayvision installs and the PNG copy's public notebooks. The run-length code is
+relative (each start counts from the end of the run before) and column-major; -1, also written " -1", is no
+pneumothorax; an image may have several rows, and the tables' second column begins with a blank. Split lists name the
+PNG copy's stems. https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation
 """
 
 from collections import Counter

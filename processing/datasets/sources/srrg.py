@@ -5,10 +5,11 @@
     <annotation>.json      {train, val, test}: items {id, image_paths, view_positions, findings_section,
                            history_section}, as the CoGaze release has them
 
-Paths with `patient` lie under CheXpert Plus (PNG), all others under MIMIC-CXR-JPG. Views that the annotation lacks come
-from the image sets' own tables (mimic-cxr-2.0.0-metadata.csv.gz, df_chexpert_plus_240401.csv). Of several views PA is
-taken, then AP. The record keeps the structured text in `findings`, headers and bullets as they stand.
-Delbrouck et al., ACL 2025; https://huggingface.co/datasets/StanfordAIMI/srrg_findings_impression
+Columns and splits were read off the Hub's card and viewer, the JSON's keys off CoGaze's code. Paths with `patient` lie
+under CheXpert Plus (PNG), all others under MIMIC-CXR-JPG. Views that the annotation lacks come from the image sets' own
+tables (mimic-cxr-2.0.0-metadata.csv.gz, df_chexpert_plus_240401.csv). Of several views PA is taken, then AP. The record
+keeps the structured text in `findings`, headers and bullets as they stand. Delbrouck et al., ACL 2025;
+https://huggingface.co/datasets/StanfordAIMI/srrg_findings_impression
 """
 
 import re

@@ -8,7 +8,8 @@
     data.csv    fname, image_height, image_width, source, bbox ("none" or "{'xmin': ..., 'ymin': ..., 'width': ...,
                 'height': ...}"), target (tb, no_tb), tb_type, image_type; a row per box
 
-Liu et al., CVPR 2020; https://www.kaggle.com/datasets/vbookshelf/tbx11k-simplified
+The copy's columns were read off public descriptions of its table, the authors' layout off their repository and
+torchxrayvision's loader. Liu et al., CVPR 2020; https://www.kaggle.com/datasets/vbookshelf/tbx11k-simplified
 """
 
 import ast

@@ -1,4 +1,7 @@
-"""Miniatures of the public data sets in their published layouts, quirks included. Every picture is generated."""
+"""Miniatures of the public data sets in their published layouts, quirks included. Every picture is generated.
+
+What each was read off stands in its loader's docstring (`processing/datasets/sources/`).
+"""
 
 import csv
 import gzip
@@ -124,19 +127,36 @@ def mimic_cxr(root: Path, reports: Path | None = None, suffix=".csv.gz"):
 # EGD: d1 has two rows in the master sheet, a blink, a lost sample, a look beside the image; a calibration picture.
 
 
+# The headers of the published tables.
+EGD_SHEET = (
+    "dicom_id,path,study_id,patient_id,stay_id,gender,anchor_age,image_top_pad,image_bottom_pad,image_left_pad,"
+    "image_right_pad,dx1,dx1_icd,dx2,dx2_icd,dx3,dx3_icd,dx4,dx4_icd,dx5,dx5_icd,dx6,dx6_icd,dx7,dx7_icd,dx8,dx8_icd,"
+    "dx9,dx9_icd,normal_reports,Normal,CHF,pneumonia,consolidation,enlarged_cardiac_silhouette,"
+    "linear__patchy_atelectasis,lobar__segmental_collapse,"
+    "not_otherwise_specified_opacity___pleural__parenchymal_opacity__,pleural_effusion_or_thickening,"
+    "pulmonary_edema__hazy_opacity,normal_anatomically,elevated_hemidiaphragm,hyperaeration,vascular_redistribution,"
+    "atelectasis__chx,cardiomegaly__chx,consolidation__chx,edema__chx,enlarged_cardiomediastinum__chx,fracture__chx,"
+    "lung_lesion__chx,lung_opacity__chx,no_finding__chx,pleural_effusion__chx,pleural_other__chx,pneumonia__chx,"
+    "pneumothorax__chx,support_devices__chx,cxr_exam_indication"
+).split(",")
+EGD_FIXATIONS = (
+    "SESSION_ID,MEDIA_ID,DICOM_ID,CNT,Time (in secs),TIMETICK(f=10000000),FPOGX,FPOGY,FPOGS,FPOGD,FPOGID,FPOGV,BPOGX,"
+    "BPOGY,BPOGV,LPCX,LPCY,LPD,LPS,LPV,RPCX,RPCY,RPD,RPS,RPV,BKID,BKDUR,BKPMIN,LPMM,LPMMV,RPMM,RPMMV,SACCADE_MAG,"
+    "SACCADE_DIR,VID_FRAME,X_ORIGINAL,Y_ORIGINAL"
+).split(",")
+
+
 def egd(root: Path, dicom_ids=("d1",), transcripts=True):
-    rows = []
+    rows, chx = [], [f"{name.lower().replace(' ', '_')}__chx" for name in OBSERVATIONS]
     for name in (*dicom_ids, dicom_ids[0]):
         subject, study, _, _ = MIMIC[name]
         labels = ["1", "", "-1", "0"] + [""] * 10
         path = f"{mimic_folder(name)}/{name}.dcm"
-        rows.append((name, path, study, subject, "F", "20 - 30", *labels, "___F with  CHF// edema?"))
-    rows.append(("calibration", "calibration_image.png", "", "", "", "", *[""] * 14, ""))
-    columns = [f"{name.lower().replace(' ', '_')}__chx" for name in OBSERVATIONS]
-    header = ("dicom_id", "path", "study_id", "patient_id", "gender", "anchor_age", *columns, "cxr_exam_indication")
-    table(root / "master_sheet.csv", header, *rows)
-    header = ("SESSION_ID", "DICOM_ID", "Time (in secs)", "FPOGX", "FPOGY", "FPOGS", "FPOGD", "FPOGID", "FPOGV")
-    header = (*header, "BKID", "X_ORIGINAL", "Y_ORIGINAL")
+        known = dict(zip(chx, labels, strict=True)) | {"dicom_id": name, "path": path, "study_id": study}
+        known |= {"patient_id": subject, "gender": "F", "anchor_age": "20 - 30", "image_top_pad": 0, "CHF": 1}
+        rows.append(known | {"cxr_exam_indication": "___F with  CHF// edema?"})
+    rows.append({"dicom_id": "calibration", "path": "calibration_image.png"})
+    table(root / "master_sheet.csv", EGD_SHEET, *([row.get(name, "") for name in EGD_SHEET] for row in rows))
     fixations = []
     for name in dicom_ids:
         for end, begin, seconds, valid, blink, x, y in (
@@ -148,8 +168,10 @@ def egd(root: Path, dicom_ids=("d1",), transcripts=True):
             ("2.9", "2.3", "0.6", "1", "0", "500", "60"),  # outside its 200 columns
             ("3.5", "3.0", "0.5", "1", "0", "199", "239"),
         ):
-            fixations.append((1, name, end, ".5", ".5", begin, seconds, 1, valid, blink, x, y))
-    table(root / "fixations.csv", header, *fixations)
+            known = {"SESSION_ID": 1, "DICOM_ID": name, "Time (in secs)": end, "FPOGS": begin, "FPOGD": seconds}
+            known |= {"FPOGX": 0.5, "FPOGY": 0.5, "FPOGV": valid, "BKID": blink, "X_ORIGINAL": x, "Y_ORIGINAL": y}
+            fixations.append([known.get(name, "0") for name in EGD_FIXATIONS])
+    table(root / "fixations.csv", EGD_FIXATIONS, *fixations)
     table(
         root / "bounding_boxes.csv",
         ("dicom_id", "bbox_name", "x1", "x2", "y1", "y2"),
@@ -494,7 +516,7 @@ def siim_png(root: Path):
 def shenzhen(root: Path):
     readings = {
         "CHNCXR_0001_0": ("male 45yrs\nnormal", "utf-8"),
-        "CHNCXR_0002_1": ("Female, 8 months\nsecondary PTB\u00b0 in the right upper field\n", "latin-1"),
+        "CHNCXR_0002_1": ("Femal, 8 months\nsecondary PTB\u00b0 in the right upper field\n", "latin-1"),
         "CHNCXR_0003_1": None,
     }
     for seed, (name, reading) in enumerate(readings.items()):
