@@ -5,7 +5,8 @@
 
 `--data` has `companions` and `changes`: the phantom with priors, or MS-CXR-T (`ms_cxr_t`), whose reports are not to be
 had: there `--checkpoint` alone. Predictions are what `cogaze generate_reports` writes for the same data. Beside each
-score stands what reports would get that always say "unchanged", and a copy of the prior report.
+score stands what reports would get that always say "unchanged", and a copy of the prior report. Of the encoder's
+disease head: what other views, and priors, add on the frontal images that have them, a paired difference of macro AUROC.
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +16,11 @@ from transformers import AutoModelForPreTraining, AutoProcessor
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
 from processing.comparisons import CHANGE_FINDINGS
+from processing.datasets.records import label_names
+from processing.datasets.sources.companions import FRONTAL
 from training.data.loading import load_data
 from training.evaluation.changes import predicted_changes
+from training.evaluation.companions import gain_of_companions
 from training.metrics.changes import change_scores, comparison_scores, stated_changes
 from training.metrics.reports import read_predictions
 from training.metrics.scores import Score, to_json
@@ -41,7 +45,7 @@ def main(argv: list[str] | None = None) -> dict[str, Score]:
     if arguments.predictions is None and arguments.checkpoint is None:
         raise ValueError("predictions and checkpoint: give one of them, or both.")
     dataset = load_data(arguments.data, "data")
-    facts = ["image_id", "patient_id", "changes", "prior_findings", "companions"]
+    facts = ["image_id", "patient_id", "view_position", "changes", "prior_findings", "companions"]
     records = dataset.with_format("arrow").select_columns(facts)[:].to_pylist()
     truths = {record["image_id"]: truth_of(record) for record in records}
     if not any(truths.values()):
@@ -102,7 +106,19 @@ def score_encoder(arguments: ChangeArguments, dataset, records: list[dict], trut
     scores = {}
     for name, rows in found.items():
         scores |= change_scores(truth, rows, groups, findings, arguments.bootstrap, f"{name}_change")
-    return {name: score for name, score in scores.items() if "given" not in name}
+    scores = {name: score for name, score in scores.items() if "given" not in name}
+    names = label_names(dataset)
+    if model.config.use_classification and set(names) <= set(model.config.label_names):
+        for role in ("view", "prior"):
+            rows = [
+                row
+                for row, record in enumerate(records)
+                if record["view_position"] in FRONTAL and any(c["role"] == role for c in record["companions"])
+            ]
+            if rows:
+                sizes = (arguments.bootstrap, arguments.batch_size)
+                scores |= gain_of_companions(model, processor, dataset.select(rows), names, role, *sizes)
+    return scores
 
 
 def _row(score: Score) -> list[str]:
