@@ -6,7 +6,7 @@
 `--data` has `companions` and `changes`: the phantom with priors, or MS-CXR-T (`ms_cxr_t`), whose reports are not to be
 had: there `--checkpoint` alone. Predictions are what `cogaze generate_reports` writes for the same data. Beside each
 score stands what reports would get that always say "unchanged", and a copy of the prior report. Of the encoder's
-disease head: what other views, and priors, add on the frontal images that have them, a paired difference of macro AUROC.
+disease head: what other views, and priors, add on the frontal images that have them, a paired difference of AUROC.
 """
 
 from dataclasses import dataclass, field
