@@ -55,7 +55,8 @@ def _score_on_phantom(scorer: Scorer, scoring: dict, settings: dict) -> tuple[di
         split: load_phantom(split, **options | scoring[split]) if split in scoring else None
         for split in ("train", "validation", "test")
     }
-    gallery = load_phantom_gallery(**options | scoring.get("gallery", {}))
+    alone = {name: value for name, value in options.items() if name not in ("priors", "views")}
+    gallery = load_phantom_gallery(**alone | scoring.get("gallery", {}))
     prompts, rounds = read_prompts(PROMPTS), scoring.get("bootstrap", 200)
     scores = measure(scorer, **splits, gallery=gallery, prompts=prompts, rounds=rounds)
     if settings.get("no_context"):
