@@ -1,7 +1,7 @@
 """Sources that share images or patients, so that a run that names two of them learns what it is tested on.
 
 What is shared is counted where the records tell it; of NIH, RSNA and SIIM, whose images come from the same collection
-under other names, and of TBX11K's share from Shenzhen and Montgomery, they do not.
+under other names, of TBX11K's share from Shenzhen and Montgomery, and of VinDr-CXR's two forms, they do not.
 """
 
 import re
@@ -20,12 +20,14 @@ COLLECTIONS = {
     ),
     "CheXpert": ("chexpert", "chexpert_plus", "srrg"),
     "NIH ChestX-ray14": ("nih", "rsna", "siim"),
-    "Shenzhen and Montgomery": ("tbx11k", "shenzhen", "montgomery"),
+    "Shenzhen": ("tbx11k", "shenzhen"),
+    "Montgomery": ("tbx11k", "montgomery"),
+    "VinDr-CXR": ("vindr_cxr", "vinbigdata"),
     "PadChest": ("padchest", "padchest_gr"),
     "Open-I": ("openi", "openi_kaggle", "openi_r2gen"),
 }
-# Here the same image has another id in every source.
-_RENAMED = ("NIH ChestX-ray14", "Shenzhen and Montgomery")
+# Here the same image has another id in every source, or it is not known that it has the same.
+_RENAMED = ("NIH ChestX-ray14", "Shenzhen", "Montgomery", "VinDr-CXR")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@
     train/<image_id>.dicom       as the competition gives them, or .png or .jpg of a copy
     train_meta.csv               image_id, dim0, dim1: the DICOMs' rows and columns, beside copies
 
-Boxes are in pixels of the DICOMs, whatever a copy's size. Columns of train.csv were read off the file itself,
-which torchxrayvision installs; those of the copies are known at second hand. Image ids are not VinDr-CXR's of
-PhysioNet. The test images have no labels. Nguyen et al., Scientific Data 2022;
+Boxes are in pixels of the DICOMs, whatever a copy's size. Columns of train.csv were read off the file itself, which
+torchxrayvision installs; those of the copies are known at second hand. The images are VinDr-CXR's training images;
+whether ids are PhysioNet's could not be seen. The test images have no labels. Nguyen et al., Scientific Data 2022;
 https://www.kaggle.com/c/vinbigdata-chest-xray-abnormalities-detection
 """
 

@@ -57,10 +57,15 @@ def test_renamed_images_are_told_without_a_count(tmp_path):
     told = messages({"train_data": nih, "validation_data": rsna, "test_data": siim})
     assert len(told) == 3 and all("cannot be told by their ids" in message for message in told)
     tbx11k = load("tbx11k", miniatures.tbx11k(tmp_path / "tbx11k"))
-    assert "Shenzhen" in str(overlap(tbx11k, load("shenzhen", miniatures.shenzhen(tmp_path / "shenzhen"))))
+    shenzhen = load("shenzhen", miniatures.shenzhen(tmp_path / "shenzhen"))
+    assert "Shenzhen" in str(overlap(tbx11k, shenzhen))
+    # Both are in TBX11K, and neither in the other.
+    assert overlap(shenzhen, describe(shenzhen.select([0]), source="montgomery")) is None
+    vindr = load("vindr_cxr", further.vindr_cxr(tmp_path / "vindr"))
+    assert "VinDr-CXR" in str(overlap(vindr, describe(vindr.select([0]), source="vinbigdata")))
     assert overlap(nih, tbx11k) is None and overlap(nih, nih) is None
 
 
-@pytest.mark.parametrize("source", sorted({name for drawn in COLLECTIONS.values() for name in drawn} - {"montgomery"}))
+@pytest.mark.parametrize("source", sorted({name for drawn in COLLECTIONS.values() for name in drawn}))
 def test_collections_name_known_sources(source):
     assert source in names()
