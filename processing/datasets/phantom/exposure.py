@@ -57,10 +57,11 @@ def expose(path, masks, anatomy, body, plan, camera, rng, look: Appearance):
     """
     shift = bend(plan.patient, camera, rng, look)
     path = warp(path, shift, order=3)
-    masks = [warp(mask.astype(np.float32), shift) > 0.5 if mask.any() else mask for mask in masks]
+    if masks:
+        masks = list(warp_all(np.stack(masks).astype(np.float32), shift) > 0.5)
     cells = len(anatomy[STRUCTURE_NAMES[0]])
     coarse = np.stack([warp_map(s, cells) for s in shift]) * (cells / camera.image_size)
-    anatomy = {name: np.clip(warp(cover, coarse), 0, 1) for name, cover in anatomy.items()}
+    anatomy = dict(zip(anatomy, warp_all(np.stack(list(anatomy.values())), coarse), strict=True))
     path = path + objects(camera.image_size, camera.view, anatomy, camera.pixel, rng)
     lungs = np.maximum(anatomy["left lung"], anatomy["right lung"]) > 0.5
     inside = warp_map(lungs.astype(np.float32), camera.image_size) > 0.5
@@ -85,6 +86,20 @@ def warp(image, shift, order=1):
     """An image (S, S) at each pixel displaced by `shift` (2, S, S) pixels; its edges go on beyond."""
     rows, columns = np.arange(shift.shape[1])[:, None], np.arange(shift.shape[2])
     return ndimage.map_coordinates(image, (rows + shift[0], columns + shift[1]), order=order, mode="nearest")
+
+
+def warp_all(images, shift):
+    """Several images (N, S, S) at once, each linearly as by `warp`, with the places looked up once."""
+    size = images.shape[1]
+    places = np.arange(size)[:, None] + shift[0], np.arange(size) + shift[1]
+    rows, columns = (np.clip(p, 0, size - 1) for p in places)
+    top, left = (np.minimum(p.astype(np.intp), size - 2) for p in (rows, columns))
+    down, across = (rows - top).astype(np.float32), (columns - left).astype(np.float32)
+    flat, first = images.reshape(len(images), -1), top * size + left
+    corner = [flat.take(first + step, 1) for step in (0, 1, size, size + 1)]
+    upper = corner[0] + across * (corner[1] - corner[0])
+    lower = corner[2] + across * (corner[3] - corner[2])
+    return upper + down * (lower - upper)
 
 
 def warp_map(image, size):

@@ -194,9 +194,10 @@ def _gas(x, z, marks, rng):
     for _ in range(rng.integers(0, 5)):
         places.append((rng.uniform(-120, 120), marks.dome - rng.uniform(60, 160), rng.uniform(7, 20)))
     for across, up, radius in places:
-        flat, angle = rng.uniform(0.5, 1), rng.uniform(-0.6, 0.6)
-        u, v = x - across, z - up
+        flat, angle, phase = rng.uniform(0.5, 1), rng.uniform(-0.6, 0.6), rng.uniform(0, 6)
+        near = np.ix_(np.abs(z[:, 0] - up) < 1.2 * radius, np.abs(x[0] - across) < 1.2 * radius)
+        u, v = x[:, near[1][0]] - across, z[near[0][:, 0]] - up
         u, v = u * np.cos(angle) + v * np.sin(angle), (v * np.cos(angle) - u * np.sin(angle)) / flat
-        edge = 1 + 0.07 * np.sin(3 * np.arctan2(v, u) + rng.uniform(0, 6))
-        taken -= 0.9 * _chord(np.hypot(u, v) / edge, radius)
+        edge = 1 + 0.07 * np.sin(3 * np.arctan2(v, u) + phase)
+        taken[near] -= 0.9 * _chord(np.hypot(u, v) / edge, radius)
     return taken

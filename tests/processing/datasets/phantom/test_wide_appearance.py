@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from processing.datasets.phantom import load_phantom
 from processing.datasets.phantom.anatomy import STRUCTURE_NAMES, load_body
 from processing.datasets.phantom.appearance import WIDE, Appearance
-from processing.datasets.phantom.exposure import aim, bend, warp
+from processing.datasets.phantom.exposure import aim, bend, warp, warp_all
 from processing.datasets.phantom.habitus import landmarks, surround
 from processing.datasets.phantom.overlays import mark, objects
 from processing.datasets.phantom.plan import OBSERVATION_OF, Patient
@@ -117,6 +117,13 @@ def test_a_bent_picture_shows_each_place_where_its_mask_does(seed, place):
 def test_no_displacement_changes_nothing():
     image = np.random.default_rng(0).normal(size=(40, 40))
     np.testing.assert_allclose(warp(image, np.zeros((2, 40, 40)), order=3), image, atol=1e-9)
+
+
+def test_several_images_are_warped_as_each_by_itself():
+    rng = np.random.default_rng(2)
+    images, shift = rng.uniform(0, 1, (3, 32, 32)).astype(np.float32), rng.normal(0, 6, (2, 32, 32))
+    expected = [warp(image, shift) for image in images]
+    np.testing.assert_allclose(warp_all(images, shift), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("view", ["PA", "AP", "LATERAL"])
