@@ -9,7 +9,7 @@ OUT ?= outputs
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test stock-tools test-all coverage mutants docs lint format metrics-env benchmarks clean
+.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test stock-tools transformers-tests test-all coverage mutants docs lint format metrics-env benchmarks clean
 
 setup: $(READY)
 
@@ -74,6 +74,10 @@ docs: setup  ## the documents as a site in build/site; a warning is an error
 
 stock-tools: setup  ## a table of what the stock tools do with the models: loading, quantising, peft, pipelines
 	$(BIN)/python -m pytest tests/modeling_cogaze/test_stock_tools.py tests/processing/test_stock_processors.py -v --no-header -W ignore
+
+transformers-tests: setup  ## transformers' own common tests, which pip fetches, over all models, configs and processors
+	$(BIN)/python -m tests.transformers_common.source
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/transformers_common --no-header -W ignore
 
 test-all: setup
 	$(BIN)/python -m pytest

@@ -32,7 +32,7 @@ class DualEncoderPreTrainedModel(PreTrainedModel):
         """As `PreTrainedModel.resize_token_embeddings`, of the text encoder."""
         text_model = getattr(self, self.base_model_prefix, self).text_model
         embeddings = text_model.resize_token_embeddings(*args, **kwargs)
-        self.config.text_config.vocab_size = embeddings.num_embeddings
+        self.vocab_size = self.config.text_config.vocab_size = embeddings.num_embeddings
         return embeddings
 
     @classmethod

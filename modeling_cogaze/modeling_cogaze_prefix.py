@@ -251,7 +251,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         """As `PreTrainedModel.resize_token_embeddings`, of the language model, which is then saved with the model."""
         before = self.get_input_embeddings().num_embeddings
         embeddings = self.language_model.resize_token_embeddings(*args, **kwargs)
-        self.config.text_config.vocab_size = self.language_model.config.vocab_size
+        self.vocab_size = self.config.text_config.vocab_size = self.language_model.config.vocab_size
         if embeddings.num_embeddings != before:
             self.config.base_model_name_or_path = None
         return embeddings
@@ -368,19 +368,16 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         if labels is None:
             outputs = self._run_language_model(embeds, mask, **asked | {"output_hidden_states": True})
             last = outputs.hidden_states[-1]
-            if not output_hidden_states:
-                outputs.hidden_states = None
         else:
             targets = labels[:, 1:]
             # The prompt's last position predicts the report's first token.
             outputs = self._read_report(embeds, mask, targets[:, :-1], **asked)
             loss = report_loss(outputs.logits, targets, over_processes=self.training)
+        layers = layers_of(outputs)
+        if not output_hidden_states:
+            layers.pop("hidden_states", None)
         return PrefixOutput(
-            loss=loss,
-            logits=outputs.logits,
-            image_hidden_states=prefix,
-            last_hidden_state=last,
-            **layers_of(outputs),
+            loss=loss, logits=outputs.logits, image_hidden_states=prefix, last_hidden_state=last, **layers
         )
 
     def _read_report(self, prompt: torch.Tensor, prompt_mask: torch.Tensor, report: torch.Tensor, **asked: bool):

@@ -269,7 +269,7 @@ class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
         """As `PreTrainedModel.resize_token_embeddings`, of the decoder: the text encoder keeps its vocabulary."""
         embeddings = self.decoder.resize_token_embeddings(*args, **kwargs)
-        self.config.decoder_config.vocab_size = self.decoder.config.vocab_size
+        self.vocab_size = self.config.decoder_config.vocab_size = self.decoder.config.vocab_size
         return embeddings
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:

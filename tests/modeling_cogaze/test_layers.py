@@ -132,6 +132,10 @@ def test_a_prefix_model_gives_the_language_models_layers():
     placeholders = torch.nn.functional.pad(batch["input_ids"] == test_prefix.IMAGE, (0, batch["labels"].shape[1] - 2))
     assert asked.hidden_states[0][placeholders].equal(plain.image_hidden_states.flatten(0, 1))
 
+    prompts = test_prefix.prompts_of(batch)
+    alone = model(**prompts)
+    assert alone.hidden_states is None and "hidden_states" not in alone
+    assert model(**prompts, output_hidden_states=True).hidden_states[-1].equal(alone.last_hidden_state)
     as_tuple = model(**batch, return_dict=False)
     assert isinstance(as_tuple, tuple) and as_tuple[0].equal(plain.loss) and as_tuple[1].equal(plain.logits)
     written = model.generate(**test_prefix.prompts_of(batch), max_new_tokens=4)

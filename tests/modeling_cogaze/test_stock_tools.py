@@ -195,7 +195,7 @@ def test_a_resized_prefix_model_is_saved_with_its_vocabulary(on_bases, saved, ba
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.resize_token_embeddings(VOCABULARY + 6)
-        assert model.config.text_config.vocab_size == VOCABULARY + 6
+        assert model.config.text_config.vocab_size == model.vocab_size == VOCABULARY + 6
         logits = model(**batch).logits
         torch.testing.assert_close(logits[..., :VOCABULARY], expected)
         model.save_pretrained(tmp_path)
