@@ -237,23 +237,17 @@ class _BeamSearch:
 
     def _candidates(self, logits: torch.Tensor) -> tuple[_Found, torch.Tensor]:
         """The best continuations (B, keep) and the beams that they continue."""
-        images = len(self.images)
-        if self.processors:
-            log_probs = logits.log_softmax(dim=-1)
-            best, tokens = self.processors(self.sequences, log_probs).topk(min(self.keep, logits.shape[1]), dim=1)
-        else:
-            best, tokens = logits.topk(min(self.keep, logits.shape[1]), dim=1)
-            best = log_probs = best - logits.logsumexp(dim=-1, keepdim=True)
-        width = best.shape[1]
-        scores, places = (
-            (best.view(images, self.beams, width) + self.running.scores[..., None]).flatten(1).topk(self.keep)
-        )
-        parents = places // width
+        images, vocabulary = len(self.images), logits.shape[1]
+        log_probs = logits.log_softmax(dim=-1)
+        allowed = self.processors(self.sequences, log_probs) if self.processors else log_probs
+        # Of a beam, no more than are kept of all.
+        best, tokens = allowed.topk(min(self.keep, vocabulary), dim=1)
+        scores, places = (best.view(images, self.beams, -1) + self.running.scores[..., None]).flatten(1).topk(self.keep)
+        parents = places // best.shape[1]
         chosen = tokens.view(images, -1).gather(1, places)
         found = self.running.at(parents)
         found.tokens[..., self.length] = chosen
-        within = chosen + parents * logits.shape[1] if self.processors else places
-        found.log_probs[..., self.length] = log_probs.view(images, -1).gather(1, within)
+        found.log_probs[..., self.length] = log_probs.view(images, -1).gather(1, chosen + parents * vocabulary)
         found.scores = scores
         found.lengths = torch.full_like(found.lengths, self.length + 1)
         return found, parents

@@ -74,6 +74,21 @@ def read_dicom(data: bytes, name: str, check_size) -> np.ndarray:
     return inverted
 
 
+def dicom_size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) by a DICOM's header; errors as in `read_dicom`, of what the header tells."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ImportError(f"{name}: reading DICOM needs `pip install pydicom pylibjpeg-libjpeg`.") from error
+    if DEFLATED in data:
+        raise ValueError(f"{name}: deflated DICOM is not read; store it in another transfer syntax.")
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        return int(dataset.Columns), int(dataset.Rows)
+    except Exception as error:
+        raise ValueError(f"{name}: the DICOM is damaged or cut short; fetch the file again.") from error
+
+
 class _Refused(Exception):
     """Carries an error of `check_size` past what guards against damaged headers."""
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import get_worker_info
 from transformers import BatchFeature, BitImageProcessor, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, Unpack
@@ -16,11 +15,12 @@ from .batches import as_batch, check_proportions, given_readings, given_sizes, s
 from .boxes import BoxMixin
 from .companions import CompanionMixin, arguments_of_records
 from .gaze_inputs import GazeInputs
+from .pictures import PictureMixin
 from .post_processing import MaskPostProcessing
 from .processor_arguments import StockArgumentsMixin
-from .radiographs import read_radiograph
+from .radiographs import stored_size
 from .report_text import ReportTextMixin
-from .targets import centred, label_tensor, mask_tensor, resized
+from .targets import label_tensor, mask_tensor
 from .tokenization import PRIOR_TOKEN
 
 # Index 0 is "unknown". The rest are MIMIC-CXR's, the usual ones first.
@@ -47,7 +47,14 @@ IMAGE_MEAN, IMAGE_STD = 0.5307, 0.2583
 
 
 class CoGazeProcessor(
-    CompanionMixin, GazeInputs, MaskPostProcessing, BoxMixin, StockArgumentsMixin, ReportTextMixin, ProcessorMixin
+    CompanionMixin,
+    GazeInputs,
+    PictureMixin,
+    MaskPostProcessing,
+    BoxMixin,
+    StockArgumentsMixin,
+    ReportTextMixin,
+    ProcessorMixin,
 ):
     """Turns what a radiologist has, and what one looked at, into CoGaze's inputs. The only place that does.
 
@@ -66,6 +73,7 @@ class CoGazeProcessor(
             blank there.
         exclusive_classes: what is segmented are classes of which each pixel has one, not independent labels.
         max_companions: other views and priors of an image, together at most; 0 for a model that reads none.
+        scaled_decoding: JPEGs are decoded at the least scale that is as large as needed (`PictureMixin.read_picture`).
         parts: further tokenizers of a subclass, by name.
 
     Raises:
@@ -104,6 +112,7 @@ class CoGazeProcessor(
         report_ending: str = "",
         exclusive_classes: bool = False,
         max_companions: int = 0,
+        scaled_decoding: bool = False,
         **parts,
     ):
         super().__init__(image_processor, tokenizer, **parts)
@@ -118,6 +127,7 @@ class CoGazeProcessor(
         self.report_ending = report_ending
         self.exclusive_classes = exclusive_classes
         self.max_companions = max_companions
+        self.scaled_decoding = scaled_decoding
         self.context_format = context_format
         self.report_kind = report_kind
         self.view_positions = list(view_positions)
@@ -263,13 +273,14 @@ class CoGazeProcessor(
         data = self._companions(given)
         sizes = boxes = None
         if "images" in given:
-            pictures = [read_radiograph(image, f"images[{i}]") for i, image in enumerate(given["images"])]
+            pictures = [self.read_picture(image, f"images[{i}]") for i, image in enumerate(given["images"])]
             framed = [self._framed(picture) for picture in pictures]
             data["pixel_values"] = self.image_processor(framed, return_tensors="pt")["pixel_values"]
-            sizes = given_sizes(given.get("image_size"), [picture.size for picture in pictures])
+            stored = [stored_size(picture) for picture in pictures]
+            sizes = given_sizes(given.get("image_size"), stored)
             if "gaze" in given:
-                check_proportions([picture.size for picture in pictures], sizes, given["gaze"])
-            boxes = [self.crop_box(p.size, size) for p, size in zip(pictures, sizes, strict=True)]
+                check_proportions(stored, sizes, given["gaze"])
+            boxes = [self.crop_box(own, size) for own, size in zip(stored, sizes, strict=True)]
         elif "image_size" in given:
             sizes = given_sizes(given["image_size"], given["image_size"])
             stored = given_sizes(given.get("picture_size"), sizes, "picture_size")
@@ -364,29 +375,6 @@ class CoGazeProcessor(
             batch["vision_features"] = torch.stack([record["vision_features"] for record in records])
         return batch
 
-    def crop_box(self, picture_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """What part of the original the pixel values show: (x0, y0, x1, y1) in pixels of the original.
-
-        Args:
-            picture_size: (width, height) of the stored picture that the image processor is given.
-            image_size: (width, height) of the original.
-        """
-        processor = self.image_processor
-        width, height = picture_size
-        if processor.do_resize:
-            width, height = resized(width, height, processor.size)
-        x0, y0, x1, y1 = 0, 0, width, height
-        if processor.do_center_crop:
-            crop_width, crop_height = processor.crop_size["width"], processor.crop_size["height"]
-            x0, y0 = centred(width, crop_width), centred(height, crop_height)
-            x1, y1 = x0 + crop_width, y0 + crop_height
-        across, down = image_size[0] / width, image_size[1] / height
-        return x0 * across, y0 * down, x1 * across, y1 * down
-
-    def _framed(self, picture: Image.Image) -> Image.Image:
-        """The picture as the image processor gets it."""
-        return picture
-
     def _reading_room(self, given: dict[str, list], sizes, boxes, reports_optional: bool) -> dict[str, torch.Tensor]:
         """What is known beside the picture: view, context, report and gaze."""
         data = {}
@@ -479,12 +467,6 @@ class CoGazeProcessor(
             raise ValueError(f"findings[{texts.index('')}]: the report is empty; leave the study out.")
         encoded = self._tokenize([self._REPORT.format(t) for t in texts], self.max_report_length, "report_")
         return encoded | ({"report_present": torch.tensor([bool(t) for t in texts])} if optional else {})
-
-    def _pixel_size(self) -> tuple[int, int]:
-        """Height and width of the pixel values."""
-        processor = self.image_processor
-        size = processor.crop_size if processor.do_center_crop else processor.size
-        return size["height"], size["width"]
 
 
 def _fault(collate: Callable[[list[Mapping]], BatchFeature], record: Mapping) -> str | None:

@@ -21,8 +21,8 @@ class CoGazePrefixProcessor(CoGazeProcessor):
     The prompt is in the tokenizer's own chat template, or, where it has none, in the plain form of `render_prompt`.
 
     Args:
-        image_processor, view_positions, grid_size, max_context_length, max_characters, context_format: as in the
-            encoder's own `CoGazeProcessor`.
+        image_processor, view_positions, grid_size, max_context_length, max_characters, context_format, scaled_decoding:
+            as in the encoder's own `CoGazeProcessor`.
         tokenizer: the language model's. A copy of it learns the placeholder where it is not among its tokens.
         context_tokenizer: the encoder's, for indication and history.
         num_image_tokens: placeholders of an image in the prompt.
@@ -62,6 +62,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         context_format: str = "sections",
         chat_template: str | None = None,
         prompt_template: str | None = None,
+        scaled_decoding: bool = False,
     ):
         if report_kind not in REPORT_KINDS:
             raise ValueError(f"report_kind: {report_kind!r} is none of {REPORT_KINDS}.")
@@ -84,6 +85,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             max_transcript_length,
             max_characters,
             context_format,
+            scaled_decoding=scaled_decoding,
             context_tokenizer=context_tokenizer,
             chat_template=chat_template or image_chat_template(tokenizer, image_token),
         )

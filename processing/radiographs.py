@@ -4,6 +4,7 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .dicom import read_dicom
+from .dicom import dicom_size, read_dicom
 
 MAX_PIXELS = 40_000_000  # more than twice the largest detectors (about 4300 x 4300)
 MAX_BYTES = 256 * 2**20
@@ -22,7 +23,11 @@ DETECTOR_BITS = (8, 10, 12, 14, 16)
 
 
 def read_radiograph(
-    source: Any, name: str = "image", max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: Any,
+    name: str = "image",
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    needed: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> Image.Image:
     """One radiograph as it is to be looked at: PIL mode "L", at its stored size, turned as its EXIF orientation says.
 
@@ -38,6 +43,9 @@ def read_radiograph(
             [0, 1]), or a `datasets.Image` dictionary {"bytes", "path"}.
         name: what an error calls it, besides the file's own name.
         max_pixels, max_bytes: larger pictures and files are refused before they are decoded.
+        needed: stored (width, height) -> the least that is needed. A JPEG is then decoded at the least scale (a half, a
+            quarter or an eighth of its sides) that gives as much, which is faster and nearly the same picture once it
+            is reduced; `stored_size` tells the size that it is stored in. None: at its stored size.
 
     Raises:
         ValueError: an unreadable, truncated or empty file; several frames; a constant picture; a colour photograph; a
@@ -53,11 +61,38 @@ def read_radiograph(
             size = partial(_check_size, name=name, max_pixels=max_pixels)
             picture = _from_pil(Image.fromarray(read_dicom(data, name, size)), name, max_pixels)
         else:
-            picture = _from_file(data, name, max_pixels)
+            picture = _from_file(data, name, max_pixels, needed)
     darkest, brightest = picture.getextrema()
     if darkest == brightest:
         raise ValueError(f"{name}: every pixel has the same value, so there is no radiograph in it; leave it out.")
     return picture
+
+
+def stored_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) that a picture of `read_radiograph` is stored in, whatever scale it was decoded at."""
+    return picture.info.get("stored_size", picture.size)
+
+
+def picture_size(source: Any, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) by the header of a PNG, JPEG or DICOM, whose pixels are not decoded.
+
+    Args:
+        source: a path, the file's bytes, or a `datasets.Image` dictionary {"bytes", "path"}; of a PIL image, its size.
+        name: what an error calls it.
+
+    Raises:
+        ValueError: no such file, another kind of file, several frames, a picture too large or too small; names it.
+    """
+    if isinstance(source, Image.Image):
+        return source.size
+    data, name = _read_bytes(source, name, MAX_BYTES)
+    if data[128:132] == b"DICM":
+        width, height = dicom_size(data, name)
+        _check_size(width, height, name, max_pixels)
+        return width, height
+    picture = _opened(data, name, max_pixels)
+    _check_picture(picture, name, max_pixels)
+    return picture.size[::-1] if _lies_on_its_side(picture) else picture.size
 
 
 def _read_bytes(source, name: str, max_bytes: int) -> tuple[bytes, str]:
@@ -95,24 +130,47 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _from_file(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def _from_file(data: bytes, name: str, max_pixels: int, needed: Callable | None = None) -> Image.Image:
+    picture = _opened(data, name, max_pixels)
+    if needed is None or picture.format != "JPEG":
+        return _from_pil(picture, name, max_pixels)
+    _check_picture(picture, name, max_pixels)
+    sideways = _lies_on_its_side(picture)
+    size = picture.size[::-1] if sideways else picture.size
+    least = needed(size)
+    picture.draft(None, least[::-1] if sideways else least)
+    picture = _from_pil(picture, name, max_pixels)
+    picture.info["stored_size"] = size
+    return picture
+
+
+def _opened(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """A PNG or JPEG of which no pixel is decoded yet."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+            return Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: more than {max_pixels} pixels; reduce it first.") from error
     except Exception as error:
         raise ValueError(
             f"{name}: it is damaged, or not a PNG, JPEG or DICOM file; fetch it again, or convert it."
         ) from error
-    return _from_pil(picture, name, max_pixels)
 
 
-def _from_pil(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _lies_on_its_side(picture: Image.Image) -> bool:
+    """EXIF says that width and height change places."""
+    return picture.getexif().get(ORIENTATION, 1) >= 5
+
+
+def _check_picture(picture: Image.Image, name: str, max_pixels: int) -> None:
     _check_size(*picture.size, name, max_pixels)
     if getattr(picture, "n_frames", 1) > 1:
         raise ValueError(f"{name}: it holds {picture.n_frames} frames; give one radiograph at a time.")
+
+
+def _from_pil(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    _check_picture(picture, name, max_pixels)
     try:
         picture.load()
     except Exception as error:

@@ -1,15 +1,23 @@
-"""Records are tried before any training step: unusable ones are named, or left out and counted."""
+"""Records are checked before any training step: unusable ones are named, or left out and counted.
+
+By default no picture is decoded: fields, texts, gaze, targets and the picture's header are checked, and a picture whose
+pixels are damaged is met where batches are made, and raises or is left out and counted there, as in streams.
+"""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import TrainingArguments
 
+from processing.radiographs import picture_size
+
 from .collation import Collator
+from .loading import leave_pictures
 from .streams import TrainingStream
 
 
@@ -19,8 +27,9 @@ def keep_good_records(
     on_bad_record: str = "raise",
     num_proc: int | None = None,
     whole: Sequence[str] = ("findings", "labels"),
+    check: Literal["header", "full"] = "full",
 ):
-    """Collate every record once, before any training step, and leave out the unusable ones.
+    """Try every record once, before any training step, and leave out the unusable ones.
 
     The result is cached by the data set's and the collator's fingerprint. A stream's records are met one by one in
     training: it is only told what to do then.
@@ -28,6 +37,8 @@ def keep_good_records(
     Args:
         collate: what the records are for; without randomness.
         whole: columns that all records must fill where any does.
+        check: "full" collates every record as it is; "header" without its pictures, of which the file's header alone is
+            read: the data set then gives `image` as it is stored, {"bytes", "path"}, for the collator to decode.
 
     Returns:
         The data set without bad records, and a `Counter` of the reasons.
@@ -36,17 +47,22 @@ def keep_good_records(
     """
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f"on_bad_record: {on_bad_record!r} is neither 'raise' nor 'skip'.")
-    if isinstance(dataset, TrainingStream):
+    if check not in ("header", "full"):
+        raise ValueError(f"check: {check!r} is neither 'header' nor 'full'.")
+    streamed = isinstance(dataset, TrainingStream)
+    if getattr(collate.processor, "scaled_decoding", False) or (check == "header" and not streamed):
+        dataset = leave_pictures(dataset)
+    if streamed:
         dataset.on_bad_record = on_bad_record
         return dataset, Counter()
     checked = dataset.map(
-        _RecordCheck(collate),
+        _RecordCheck(collate, check == "header"),
         with_indices=True,
         remove_columns=dataset.column_names,
         # One worker is this process: a forked one pays off only beside others.
         num_proc=num_proc if num_proc and num_proc > 1 else None,
         desc="Checking records",
-        new_fingerprint=Hasher.hash([dataset._fingerprint, collate.fingerprint, "check-2"]),
+        new_fingerprint=Hasher.hash([dataset._fingerprint, collate.fingerprint, f"check-3-{check}"]),
     )
     errors = checked["error"]
     for column in [name for name in whole if name in dataset.column_names]:
@@ -67,7 +83,11 @@ def keep_good_records(
 
 
 def keep_good_splits(
-    splits: dict[str, Dataset | TrainingStream], collate: Collator, on_bad_record: str, training: TrainingArguments
+    splits: dict[str, Dataset | TrainingStream],
+    collate: Collator,
+    on_bad_record: str,
+    training: TrainingArguments,
+    check: Literal["header", "full"] = "full",
 ) -> tuple[dict, dict[str, int]]:
     """`keep_good_records` of each split, once for all processes; says what was left out.
 
@@ -78,7 +98,7 @@ def keep_good_splits(
     workers = max(1, training.dataloader_num_workers)
     for split, dataset in splits.items():
         with training.main_process_first(desc="checking records"):
-            kept[split], reasons = keep_good_records(dataset, collate, on_bad_record, workers)
+            kept[split], reasons = keep_good_records(dataset, collate, on_bad_record, workers, check=check)
         lost[split] = sum(reasons.values())
         if reasons:
             print(f"Skipped {lost[split]} unusable {split} records: {dict(reasons)}")
@@ -86,8 +106,9 @@ def keep_good_splits(
 
 
 class _RecordCheck:
-    def __init__(self, collate: Collator):
+    def __init__(self, collate: Collator, header_alone: bool):
         self.collate = collate
+        self.header_alone = header_alone
         self.process = os.getpid()
 
     def __call__(self, record: dict, index: int) -> dict:
@@ -95,6 +116,9 @@ class _RecordCheck:
             # A fork has none of the threads that torch has started before, and would wait for them forever.
             torch.set_num_threads(1)
         try:
+            if self.header_alone and record.get("image") is not None:
+                size = picture_size(record["image"], "its picture")
+                record = {name: value for name, value in record.items() if name != "image"} | {"picture_size": size}
             self.collate([record])
         except (ValueError, OSError) as error:
             return {"error": f"record {index} (image {record['image_id']}): {error}"}

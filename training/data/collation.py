@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from datasets.fingerprint import Hasher
+from PIL import Image
 
 from modeling_cogaze.calls import inputs_of
 from processing.comparisons import without_comparisons
@@ -156,4 +157,12 @@ class Collator:
             record = record | {"labels": [*record["labels"], *change_codes(record)]}
         if self.feature_cache:
             return self.feature_cache.record(record)
-        return self.augmentation.record(record) if self.augmentation else record
+        if not self.augmentation:
+            return record
+        if not isinstance(record["image"], Image.Image):
+            try:
+                picture = self.processor.read_picture(record["image"], "its picture", 1 / self.augmentation.crop)
+            except ValueError as error:
+                return record | {"error": str(error)}
+            record = record | {"image": picture}
+        return self.augmentation.record(record)

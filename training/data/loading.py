@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from processing.datasets import load
 
@@ -42,6 +42,17 @@ def _open_shards(options: dict, argument: str, alone: bool) -> TrainingStream:
 def stored_columns(dataset: Dataset | TrainingStream, names: list[str]) -> Iterator[dict]:
     """These columns of all records, in one pass that decodes no picture."""
     return iter(dataset.select_columns(names)) if isinstance(dataset, Dataset) else dataset.columns(names)
+
+
+def leave_pictures(dataset: Dataset | TrainingStream) -> Dataset | TrainingStream:
+    """The records with `image` as it is stored, {"bytes", "path"}, for a collator to decode."""
+    if isinstance(dataset, TrainingStream):
+        dataset.leave_pictures()
+        return dataset
+    image = dataset.features.get("image")
+    if not isinstance(image, Image):
+        return dataset
+    return dataset.cast_column("image", type(image)(decode=False))
 
 
 def positives_per_class(codes) -> list[int]:

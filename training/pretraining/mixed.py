@@ -51,15 +51,17 @@ def cached(splits: dict, cache: FeatureCache) -> dict:
     return _changed(splits, lambda source, split: with_data(source, cache.attach(source.dataset, source.entry)))
 
 
-def keep_good_sources(splits: dict, collate: Collator, on_bad_record: str, training: TrainingArguments):
+def keep_good_sources(
+    splits: dict, collate: Collator, on_bad_record: str, training: TrainingArguments, check: str = "full"
+):
     """As `checking.keep_good_splits`, source by source; a record may lack what another source's have."""
     lost = dict.fromkeys(splits, 0)
     workers = max(1, training.dataloader_num_workers)
 
-    def check(source: MixedSource, split: str) -> MixedSource:
+    def keep_good(source: MixedSource, split: str) -> MixedSource:
         with training.main_process_first(desc="checking records"):
             try:
-                kept, reasons = keep_good_records(source.dataset, collate, on_bad_record, workers, whole=())
+                kept, reasons = keep_good_records(source.dataset, collate, on_bad_record, workers, (), check)
             except ValueError as error:
                 raise ValueError(f"{source.entry}: {error}") from error
         lost[split] += sum(reasons.values())
@@ -67,7 +69,7 @@ def keep_good_sources(splits: dict, collate: Collator, on_bad_record: str, train
             print(f"Skipped {sum(reasons.values())} unusable records of {source.entry}: {dict(reasons)}")
         return with_data(source, kept)
 
-    return _changed(splits, check), lost
+    return _changed(splits, keep_good), lost
 
 
 def _changed(splits: dict, change: Callable[[MixedSource, str], MixedSource]) -> dict:

@@ -73,6 +73,12 @@ class PretrainArguments:
     )
     vocab_size: int = field(default=4096, metadata={"help": "size of a tokenizer that is built"})
     on_bad_record: Literal["raise", "skip"] = "raise"
+    check: Literal["header", "full"] = field(
+        default="header", metadata={"help": "of records before training: full also decodes every picture once more"}
+    )
+    scaled_decoding: bool = field(
+        default=False, metadata={"help": "decode JPEGs at the least scale that the image processor needs: faster"}
+    )
     crop: float | None = field(default=None, metadata={"help": "augment: least share of each side kept; off if absent"})
     exposure: float = field(default=0.2, metadata={"help": "augment: share by which contrast and brightness vary"})
     autocontrast: float = field(default=0.0, metadata={"help": "augment: share of pictures stretched to full contrast"})
@@ -124,9 +130,10 @@ def pretrain(argv: list[str] | None = None) -> dict:
         splits = cached(splits, cache)
     elif cache:
         splits = {name: cache.attach(data, f"{name}_data") for name, data in splits.items()}
+    processor.scaled_decoding = arguments.scaled_decoding or processor.scaled_decoding
     collators = _collators(arguments, processor, cache, mixed)
     keep_good = keep_good_sources if mixed else keep_good_splits
-    splits, lost = keep_good(splits, Collator(processor), arguments.on_bad_record, training)
+    splits, lost = keep_good(splits, Collator(processor), arguments.on_bad_record, training, arguments.check)
     checkpoint = checkpoint_to_resume(training)
     trainer = _Trainer(
         model=model,

@@ -59,6 +59,12 @@ class ReportArguments:
         },
     )
     on_bad_record: Literal["raise", "skip"] = "raise"
+    check: Literal["header", "full"] = field(
+        default="header", metadata={"help": "of records before training: full also decodes every picture once more"}
+    )
+    scaled_decoding: bool = field(
+        default=False, metadata={"help": "decode JPEGs at the least scale that the image processor needs: faster"}
+    )
     crop: float | None = field(default=None, metadata={"help": "augment: least share of each side kept; off if absent"})
     exposure: float = field(default=0.2, metadata={"help": "augment: share by which contrast and brightness vary"})
     context_dropout: float = field(default=0.0, metadata={"help": "share of records whose context is left out"})

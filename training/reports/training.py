@@ -52,6 +52,7 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
     _check(arguments, metric_options)
     splits = _load(arguments)
     processor, model = build(arguments, splits["train"])
+    processor.scaled_decoding = arguments.scaled_decoding or processor.scaled_decoding
     model.generation_config.update(**{"num_beams": 1, "max_new_tokens": 100} | writing.options())
     prepare = ReportPreparation(
         not arguments.no_context,
@@ -60,7 +61,9 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
         report_kind=arguments.report_kind,
     )
     check = Collator(processor, prepare, report_labels=True)
-    splits, lost = keep_good_splits(splits, check, arguments.on_bad_record, training)
+    # What is encoded once must be as long as its data.
+    how = "full" if arguments.encode_once and arguments.on_bad_record == "skip" else arguments.check
+    splits, lost = keep_good_splits(splits, check, arguments.on_bad_record, training, how)
     cases = _add_hints(prepare, arguments, training, model, processor, splits)
     trainer = ReportTrainer(
         model=model,

@@ -31,11 +31,15 @@ EACH_EPOCH = {
 SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
 SETTINGS += ("weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "max_steps")
 SETTINGS += ("metric_for_best_model", "lr_scheduler_kwargs", "bf16", "fp16")
+# Of our own arguments: what no result hangs on, and what runs of before knew nothing of and went without.
+NO_SETTING = ("check",)
+OFF_BEFORE = ("scaled_decoding",)
 
 
 def comparable_settings(arguments, training: TrainingArguments, left_out: Sequence[str] = ()) -> dict:
     """What makes results comparable: a dataclass of arguments but for `left_out`, and `SETTINGS`, as JSON has them."""
-    own = {name: value for name, value in asdict(arguments).items() if name not in left_out}
+    own = {name: value for name, value in asdict(arguments).items() if name not in (*left_out, *NO_SETTING)}
+    own = {name: value for name, value in own.items() if value or name not in OFF_BEFORE}
     return json.loads(json.dumps(own | {name: getattr(training, name) for name in SETTINGS}))
 
 
