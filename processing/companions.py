@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .radiographs import read_radiograph
-
 # `companion_role_ids`, by the role's name in records.
 ROLES = {"view": 0, "prior": 1}
 COMPANION_ARGUMENTS = (
@@ -21,7 +19,7 @@ OF_PRIORS = ("prior_view_position", "prior_days", "prior_report")
 
 
 class CompanionMixin:
-    """For a processor with `max_companions`, `image_processor`, `_framed` and `_view_ids`."""
+    """For a processor with `max_companions`, `image_processor`, `read_picture`, `_framed` and `_view_ids`."""
 
     def _companions(self, given: dict[str, list]) -> dict[str, torch.Tensor]:
         """companion_ tensors; empty where the batch has none. Takes its arguments out of `given`, but the report."""
@@ -43,7 +41,7 @@ class CompanionMixin:
         height, width = self._pixel_size()
         data["companion_pixel_values"] = torch.zeros(0, 3, height, width)
         if rows:
-            pictures = [self._framed(read_radiograph(row["image"], row["name"])) for row in rows]
+            pictures = [self._framed(self.read_picture(row["image"], row["name"])) for row in rows]
             data["companion_pixel_values"] = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
         return data
 

@@ -159,10 +159,21 @@ class Collator:
             return self.feature_cache.record(record)
         if not self.augmentation:
             return record
-        if not isinstance(record["image"], Image.Image):
-            try:
-                picture = self.processor.read_picture(record["image"], "its picture", 1 / self.augmentation.crop)
-            except ValueError as error:
-                return record | {"error": str(error)}
-            record = record | {"image": picture}
-        return self.augmentation.record(record)
+        try:
+            return self.augmentation.record(self._opened(record))
+        except ValueError as error:
+            return record | {"error": str(error)}
+
+    def _opened(self, record: dict) -> dict:
+        """The record with its pictures decoded, as large as a crop of them will be needed."""
+
+        def opened(image, name: str) -> Image.Image:
+            decoded = isinstance(image, Image.Image)
+            return image if decoded else self.processor.read_picture(image, name, 1 / self.augmentation.crop)
+
+        record = record | {"image": opened(record["image"], "its picture")}
+        if record.get("companions"):
+            companions = enumerate(record["companions"])
+            companions = [each | {"image": opened(each["image"], f"companions[{i}]")} for i, each in companions]
+            record = record | {"companions": companions}
+        return record

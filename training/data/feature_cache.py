@@ -177,9 +177,9 @@ class FeatureCache:
 
 def undecoded_companions(dataset: Dataset) -> Dataset:
     """The data set with its companions' pictures left as they are stored."""
-    if "companions" not in dataset.column_names:
+    companion = getattr(dataset.features.get("companions"), "feature", None)
+    if not isinstance(companion, dict):  # of data without any
         return dataset
-    companion = dataset.features["companions"].feature
     return dataset.cast_column("companions", List(companion | {"image": Image(decode=False)}))
 
 

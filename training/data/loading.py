@@ -8,6 +8,7 @@ from datasets import Dataset, Image
 from processing.datasets import load
 
 from ..runs.command_line import mapping
+from .feature_cache import undecoded_companions
 from .streams import TrainingStream
 
 
@@ -45,14 +46,14 @@ def stored_columns(dataset: Dataset | TrainingStream, names: list[str]) -> Itera
 
 
 def leave_pictures(dataset: Dataset | TrainingStream) -> Dataset | TrainingStream:
-    """The records with `image` as it is stored, {"bytes", "path"}, for a collator to decode."""
+    """The records with their pictures as they are stored, {"bytes", "path"}, for a collator to decode."""
     if isinstance(dataset, TrainingStream):
         dataset.leave_pictures()
         return dataset
     image = dataset.features.get("image")
-    if not isinstance(image, Image):
-        return dataset
-    return dataset.cast_column("image", type(image)(decode=False))
+    if isinstance(image, Image):
+        dataset = dataset.cast_column("image", type(image)(decode=False))
+    return undecoded_companions(dataset)
 
 
 def positives_per_class(codes) -> list[int]:
