@@ -172,6 +172,8 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
             released code, for SIIM).
         segmentation_channels: widths of the mask decoder's blocks, each of which doubles the map's size.
         box_settings: how gaze maps become boxes, fields of the processor's `BoxSettings`; None: its defaults.
+        support: of a report generator, what its `SupportHead` reads: "signs", "samples", "labels" and "width"; None:
+            it has none.
     """
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -186,6 +188,7 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
     segmentation_dice: Literal["batch", "image"] = "batch"
     segmentation_channels: list[int] | tuple[int, ...] = (512, 256, 128, 64)
     box_settings: dict[str, float | int] | None = None
+    support: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
         if "variant" in kwargs:

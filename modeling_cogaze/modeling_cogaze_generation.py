@@ -57,6 +57,14 @@ class CoGazeForConditionalGeneration(ReportGenerationMixin, CoGazePreTrainedMode
             )
         return EncodedImages(last_hidden_state=torch.cat(latents, dim=1), patch_features=patches, **layers)
 
+    def image_and_text(
+        self, encoded: EncodedImages, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the encoded images (B, D) and of texts (N, D), which the contrast compares; not normalised."""
+        vision_latents, _ = encoded[0].chunk(2, dim=1)
+        texts = self.cogaze.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output
+        return vision_latents.mean(dim=1), texts
+
     def predict_gaze(
         self,
         patch_features: torch.Tensor,

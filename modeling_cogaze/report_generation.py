@@ -14,6 +14,7 @@ from .calls import COMPANION_INPUTS, LAYER_FLAGS, inputs_of, layers_of
 from .distributed import mean_over_processes
 from .dual_encoder import freeze, spare_idle_parameters, zero_through
 from .encoders import build_part, copy_weights
+from .support import SupportMixin, check_min_support
 
 # What a processor's batch holds beside the inputs of an encoder (companions, where it takes none). `generate` reads
 # none of it: no reference can leak.
@@ -64,6 +65,10 @@ class GroundedReports(ModelOutput):
         boxes: N tensors (K, 4), none, one or several boxes of what each sentence is about: x0, y0, x1, y1 in shares of
             what the pixel values show. `processor.post_process_grounding` gives them in the original's pixels.
         box_scores: N tensors (K,), best first.
+        text_least (N,): the least of those probabilities.
+        support (N,): the calibrated probability that the picture supports the sentence, where the checkpoint has a
+            support model.
+        left_out (N,), reports: with `min_support`, which sentences have less of it, and the texts without them.
     """
 
     sequences: torch.Tensor | None = None
@@ -74,6 +79,10 @@ class GroundedReports(ModelOutput):
     text_confidence: torch.Tensor | None = None
     boxes: list[torch.Tensor] | None = None
     box_scores: list[torch.Tensor] | None = None
+    text_least: torch.Tensor | None = None
+    support: torch.Tensor | None = None
+    left_out: torch.Tensor | None = None
+    reports: list[str] | None = None
 
 
 def as_encoded(outputs: ModelOutput | tuple) -> EncodedImages:
@@ -135,7 +144,7 @@ class GroundingMixin:
         if not located:
             patches = encoded.patch_features
             result.gaze_maps = patches.new_zeros(0, patches.shape[1])
-            result.map_confidence = result.text_confidence = patches.new_zeros(0)
+            result.map_confidence = result.text_confidence = result.text_least = patches.new_zeros(0)
             result.boxes = result.box_scores = []
             return result
         tokens = processor.tokenize_sentences(result.sentences).to(device)
@@ -152,7 +161,9 @@ class GroundingMixin:
             probabilities = self._token_probabilities(sequences, encoded[0], image_of, **prompts)
         places = torch.arange(sequences.shape[1], device=device)
         inside = (places >= begin[:, None]) & (places < end[:, None])
-        result.text_confidence = (probabilities[rows] * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
+        own = probabilities[rows]
+        result.text_confidence = (own * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
+        result.text_least = own.masked_fill(~inside, 1).amin(dim=1)
         return result
 
 
@@ -171,7 +182,7 @@ class ReportEncoder(nn.Module):
         return self.encode(pixel_values=pixel_values, **{name: kwargs[name] for name in known & kwargs.keys()})
 
 
-class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
+class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
     """Encoder-decoder report generation for a `PreTrainedModel` whose base model is a dual encoder.
 
     A class has `encode(...) -> EncodedImages`, which runs once per image, and `predict_gaze(patch_features, input_ids,
@@ -203,6 +214,7 @@ class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
         self.shares_images = share_images(self.decoder)
         same_width = memory_width == decoder_config.hidden_size
         self.memory_projection = nn.Identity() if same_width else nn.Linear(memory_width, decoder_config.hidden_size)
+        self.build_support()
 
     @classmethod
     def from_pretraining(
@@ -352,6 +364,7 @@ class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
         generation_config=None,
         return_grounding: bool = False,
         processor=None,
+        min_support: float | None = None,
         **kwargs,
     ):
         """`GenerationMixin.generate`; images are encoded once, however many beams and steps there are.
@@ -360,6 +373,7 @@ class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
             inputs: (B, 3, H, W), as `pixel_values`.
             return_grounding: also say where each sentence looks.
             processor: the model's own, which splits reports into sentences; for `return_grounding`.
+            min_support: with it, also say which sentences have less support, and give the reports without them.
             kwargs: the inputs of `encode`, or its result as `encoder_outputs`, and all that the stock `generate` takes.
                 What else a processor's batch holds (reports, transcripts, gaze, labels) is left aside.
 
@@ -367,8 +381,10 @@ class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
             What the stock `generate` does; with `return_grounding`, `GroundedReports`.
 
         Raises:
-            ValueError: grounding is asked for without a processor, or from `encoder_outputs` without patches.
+            ValueError: grounding is asked for without a processor, or from `encoder_outputs` without patches; support
+                without grounding, or as `add_support` says.
         """
+        check_min_support(min_support, return_grounding)
         if return_grounding and processor is None:
             raise ValueError("processor: missing; return_grounding needs it to split reports into sentences.")
         if inputs is not None:
@@ -394,7 +410,15 @@ class ReportGenerationMixin(GroundingMixin, BeamSearchMixin):
         if not return_grounding:
             return outputs
         sequences = outputs if isinstance(outputs, torch.Tensor) else outputs.sequences
-        return self.ground(sequences, encoded, processor, told.values)
+        grounded = self.ground(sequences, encoded, processor, told.values)
+        return self.with_support(grounded, encoded, processor, min_support)
+
+    def sample_reports(self, encoded: EncodedImages, count: int) -> torch.Tensor:
+        """(B * count, L) reports drawn token by token, image by image."""
+        memory = EncodedImages(last_hidden_state=encoded[0])
+        options = {"do_sample": True, "num_beams": 1, "num_return_sequences": count}
+        outputs = super().generate(encoder_outputs=memory, **options)
+        return outputs if isinstance(outputs, torch.Tensor) else outputs.sequences
 
     def _token_probabilities(
         self, sequences: torch.Tensor, memory: torch.Tensor, image_index: torch.Tensor

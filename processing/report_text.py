@@ -12,7 +12,8 @@ from transformers import BatchFeature, LogitsProcessorList
 
 from .gaze_pictures import paint_gaze
 from .radiographs import read_radiograph
-from .reports import sentence_spans
+from .reports import sentence_spans, without_sentences
+from .statements import affirms, agreement, topic
 from .structured_generation import StructuredReportLogitsProcessor
 
 IGNORED = -100
@@ -75,6 +76,46 @@ class ReportTextMixin:
         """`input_ids` and `attention_mask` (N, L) of sentences as transcripts are read, for gaze maps."""
         texts = self._texts(sentences, "sentences")
         return BatchFeature(self._tokenize([self._TRANSCRIPT.format(t) for t in texts], self.max_transcript_length))
+
+    def tokenize_reports(self, texts: Sequence[str]) -> BatchFeature:
+        """`input_ids` and `attention_mask` (N, L) of texts as reports are read, for comparison with images."""
+        texts = self._texts(texts, "texts")
+        return BatchFeature(self._tokenize([self._REPORT.format(t) for t in texts], self.max_report_length))
+
+    @staticmethod
+    def affirms(sentences: Sequence[str]) -> list[bool]:
+        """`statements.affirms` of each sentence."""
+        return [affirms(sentence) for sentence in sentences]
+
+    @staticmethod
+    def topics(sentences: Sequence[str]) -> list[str]:
+        """`statements.topic` of each sentence."""
+        return [topic(sentence) for sentence in sentences]
+
+    def sample_agreement(
+        self, sentences: Sequence[str], images: Sequence[int], sequences: torch.Tensor, count: int
+    ) -> list[float]:
+        """How much of each sentence the sampled reports of its image say, 0 to 1: the mean of `statements.agreement`.
+
+        Args:
+            images: (N,) each sentence's image. sequences: (B * count, L) of `sample_reports`.
+        """
+        said = [[text for text, *_ in found] for found in self.locate_sentences(sequences)]
+        return [
+            sum(agreement(sentence, said[row]) for row in range(image * count, (image + 1) * count)) / count
+            for sentence, image in zip(sentences, images, strict=True)
+        ]
+
+    def reports_without(self, sequences: torch.Tensor, rows: Sequence[int], left_out: Sequence[bool]) -> list[str]:
+        """The reports' texts without some of their sentences.
+
+        Args:
+            rows: (N,) each sentence's report, in `locate_sentences`' order. left_out: (N,) which to leave out.
+        """
+        gone: list[list[bool]] = [[] for _ in range(len(sequences))]
+        for row, out in zip(rows, left_out, strict=True):
+            gone[row].append(out)
+        return [without_sentences(text, own) for text, own in zip(self.decode_reports(sequences), gone, strict=True)]
 
     def structured_constraint(self, max_new_tokens: int | None = None) -> LogitsProcessorList:
         """The `logits_processor` with which `generate` writes nothing but valid structured reports.

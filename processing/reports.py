@@ -52,6 +52,24 @@ def sentence_spans(text: str) -> list[tuple[str, int, int]]:
     return spans
 
 
+def without_sentences(text: str, left_out: Sequence[bool]) -> str:
+    """A report without some of its sentences, one flag for each that `sentence_spans` finds; a bullet or a heading that
+    nothing is left of goes too."""
+    for (_, begin, end), out in reversed(list(zip(sentence_spans(text), left_out, strict=True))):
+        if out:
+            text = text[:begin] + text[end:]
+    lines = [_clean(line) for line in text.splitlines()]
+    lines = [line for line in lines if not re.fullmatch(r"[-*•]", line)]
+    kept = []
+    for place, line in enumerate(lines):
+        below = next((other for other in lines[place + 1 :] if other), "")
+        if _structured_header(line) and line.endswith(":") and not _BULLET.match(below):
+            continue
+        if line or (kept and kept[-1]):
+            kept.append(line)
+    return "\n".join(kept).strip()
+
+
 # SRRG's findings template (Delbrouck et al., ACL 2025).
 STRUCTURED_HEADERS = (
     "Lungs and Airways",

@@ -5,6 +5,7 @@ words that radiologists have for what is normal.
 """
 
 import re
+from collections.abc import Sequence
 
 # A cue rules over what follows it, up to the next border.
 _DENIAL = (
@@ -58,4 +59,19 @@ def topic(sentence: str) -> str:
     return " ".join(re.sub(_DENIAL, " ", sentence, flags=re.I).split()) or sentence
 
 
-__all__ = ["affirms", "topic"]
+def agreement(sentence: str, others: Sequence[str]) -> float:
+    """How much of a sentence others say: the best F1 of their words, 0 to 1, among those that affirm or deny alike."""
+    own, kind = _words(sentence), affirms(sentence)
+    best = 0.0
+    for other in others:
+        words = _words(other)
+        if own and words and affirms(other) == kind:
+            best = max(best, 2 * len(own & words) / (len(own) + len(words)))
+    return best
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in re.findall(r"[a-z]+", text.lower()) if not _FILLER.fullmatch(word)}
+
+
+__all__ = ["affirms", "agreement", "topic"]
