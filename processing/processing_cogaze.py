@@ -20,27 +20,10 @@ from .post_processing import MaskPostProcessing
 from .processor_arguments import StockArgumentsMixin
 from .radiographs import stored_size
 from .report_text import ReportTextMixin
+from .reports import REPORT_SECTIONS
 from .targets import label_tensor, mask_tensor
 from .tokenization import PRIOR_TOKEN
-
-# Index 0 is "unknown". The rest are MIMIC-CXR's, the usual ones first.
-VIEW_POSITIONS = (
-    "",
-    "PA",
-    "AP",
-    "LATERAL",
-    "LL",
-    "LAO",
-    "RAO",
-    "LPO",
-    "AP AXIAL",
-    "XTABLE LATERAL",
-    "AP LLD",
-    "AP RLD",
-    "PA LLD",
-    "PA RLD",
-    "SWIMMERS",
-)
+from .view_positions import VIEW_POSITIONS
 
 # Rad-DINO's grey levels.
 IMAGE_MEAN, IMAGE_STD = 0.5307, 0.2583
@@ -69,6 +52,8 @@ class CoGazeProcessor(
         report_kind: what a report generator writes, "free_text" or "structured" (SRRG's headers).
         gaze_maps: "exact" integrates fixations over patches; "rendered" draws 8-bit heatmaps at the pixels' size first,
             which cut what is dark, as the released code does (`rendered_targets`).
+        report_sections: what a report generator writes, findings alone or ("findings", "impression"), told apart by
+            `split_report_sections`.
         report_ending: text between a report and the token that ends it, in a decoder's labels; the released code has a
             blank there.
         exclusive_classes: what is segmented are classes of which each pixel has one, not independent labels.
@@ -110,6 +95,7 @@ class CoGazeProcessor(
         report_kind: str = "free_text",
         gaze_maps: str = "exact",
         report_ending: str = "",
+        report_sections: Sequence[str] = ("findings",),
         exclusive_classes: bool = False,
         max_companions: int = 0,
         scaled_decoding: bool = False,
@@ -125,6 +111,9 @@ class CoGazeProcessor(
             raise ValueError(f"gaze_maps: {gaze_maps!r} is neither 'exact' nor 'rendered'.")
         self.gaze_maps = gaze_maps
         self.report_ending = report_ending
+        if tuple(report_sections) not in (REPORT_SECTIONS[:1], REPORT_SECTIONS):
+            raise ValueError(f"report_sections: {list(report_sections)}; give ['findings'] or {list(REPORT_SECTIONS)}.")
+        self.report_sections = list(report_sections)
         self.exclusive_classes = exclusive_classes
         self.max_companions = max_companions
         self.scaled_decoding = scaled_decoding

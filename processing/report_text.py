@@ -12,7 +12,7 @@ from transformers import BatchFeature, LogitsProcessorList
 
 from .gaze_pictures import paint_gaze
 from .radiographs import read_radiograph
-from .reports import sentence_spans, without_sentences
+from .reports import sentence_spans, split_report_sections, without_sentences, without_title
 from .statements import affirms, agreement, topic
 from .structured_generation import StructuredReportLogitsProcessor
 
@@ -69,13 +69,20 @@ class ReportTextMixin:
         for sentence, begin, end in sentence_spans(self._decode(row)):
             first = bisect_right(places, begin, lo=last, key=written)
             last = bisect_left(places, end, lo=first, key=written)
-            spans.append((sentence, first + 1, last + 2))
+            titled = "impression" in getattr(self, "report_sections", ())
+            spans.append((without_title(sentence) if titled else sentence, first + 1, last + 2))
         return spans
 
     def tokenize_sentences(self, sentences: Sequence[str]) -> BatchFeature:
         """`input_ids` and `attention_mask` (N, L) of sentences as transcripts are read, for gaze maps."""
         texts = self._texts(sentences, "sentences")
         return BatchFeature(self._tokenize([self._TRANSCRIPT.format(t) for t in texts], self.max_transcript_length))
+
+    def split_report_sections(self, text: str) -> dict[str, str]:
+        """ "findings" and "impression" of a decoded report; all is findings where the generator writes nothing else."""
+        if "impression" in getattr(self, "report_sections", ()):
+            return split_report_sections(text)
+        return {"findings": text, "impression": ""}
 
     def tokenize_reports(self, texts: Sequence[str]) -> BatchFeature:
         """`input_ids` and `attention_mask` (N, L) of texts as reports are read, for comparison with images."""

@@ -52,6 +52,35 @@ def sentence_spans(text: str) -> list[tuple[str, int, int]]:
     return spans
 
 
+REPORT_SECTIONS = ("findings", "impression")
+_SECTION = re.compile(r"(?:^|(?<=\s))(Findings|Impression): ")
+
+
+def join_sections(sections: Mapping[str, str]) -> str:
+    """What a generator of both sections writes: "Findings: ... Impression: ...", without what is empty."""
+    said = ((name.capitalize(), _clean(sections.get(name) or "")) for name in REPORT_SECTIONS)
+    return " ".join(f"{title}: {text}" for title, text in said if text)
+
+
+def split_report_sections(text: str) -> dict[str, str]:
+    """Section -> its text, "" where it is missing, of a text as `join_sections` makes it.
+
+    Tolerant, since generated text is split too: what stands before the first title is findings, and a section that
+    comes twice is joined.
+    """
+    before, *pieces = _SECTION.split(f"{text} ")
+    found = {name: [] for name in REPORT_SECTIONS}
+    found["findings"].append(before)
+    for title, piece in zip(pieces[::2], pieces[1::2], strict=True):
+        found[title.lower()].append(piece)
+    return {name: " ".join(filter(None, map(_clean, parts))) for name, parts in found.items()}
+
+
+def without_title(sentence: str) -> str:
+    """A sentence without the title of the section that it begins."""
+    return _SECTION.sub("", sentence, count=1) if _SECTION.match(sentence) else sentence
+
+
 def without_sentences(text: str, left_out: Sequence[bool]) -> str:
     """A report without some of its sentences, one flag for each that `sentence_spans` finds; a bullet or a heading that
     nothing is left of goes too."""

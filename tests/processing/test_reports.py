@@ -7,12 +7,15 @@ from processing.datasets.phantom.study import draw_study
 from processing.datasets.phantom.text import write_report
 from processing.reports import (
     STRUCTURED_HEADERS,
+    join_sections,
     parse_structured,
     plain_findings,
     sentence_spans,
+    split_report_sections,
     split_sentences,
     structure_findings,
     structured_validity,
+    without_title,
     write_structured,
 )
 
@@ -110,3 +113,17 @@ def test_spans_are_those_of_the_sentences(text):
     assert [sentence for sentence, _, _ in spans] == split_sentences(text)
     for sentence, begin, end in spans:
         assert "".join(text[begin:end].split()) == "".join(sentence.split())
+
+
+@pytest.mark.parametrize("impression", ["", "Pneumonia. Follow up."])
+def test_sections_come_back_as_they_were_joined(impression):
+    known = {"findings": "Left lower lobe opacity. No effusion.", "impression": impression}
+    assert split_report_sections(join_sections(known)) == known
+
+
+def test_sections_of_generated_text_are_told_apart_whatever_it_lacks():
+    assert split_report_sections("Clear lungs.") == {"findings": "Clear lungs.", "impression": ""}
+    assert split_report_sections("Impression: Normal.") == {"findings": "", "impression": "Normal."}
+    twice = "Findings: Clear. Impression: Normal. Findings: Heart is large."
+    assert split_report_sections(twice) == {"findings": "Clear. Heart is large.", "impression": "Normal."}
+    assert without_title("Impression: Normal.") == "Normal." and without_title("Clear.") == "Clear."

@@ -20,11 +20,11 @@ from .scorers import Scorer
 NO_BOXES = "the data have no boxes"
 MEAN_MAP, WHOLE_LUNG = "mean map per type of sentence", "whole lungs"
 SEARCH = {
-    "threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-    "smoothing": (0, 0.5, 1, 1.5),
+    "threshold": (0.3, 0.4, 0.5, 0.6, 0.7),
+    "smoothing": (0, 0.75, 1.5),
     "min_share": (0.1, 0.3, 0.5),
 }
-SEARCHED = 400  # sentences with a box that settings are chosen on
+SEARCHED = 250  # sentences with a box that settings are chosen on
 NO_BOX = np.zeros((0, 4))
 
 
@@ -114,15 +114,20 @@ def _batches(order: list[int], asked: Sequence[Question], size: int) -> Iterator
         yield places, rows
 
 
-def ground(scorer: Scorer, dataset, asked: Sequence[Question], maps: torch.Tensor, settings: dict) -> list:
+def frames_of(dataset, asked: Sequence[Question]) -> dict[int, tuple]:
+    """Row -> (width, height) of the original and of the stored picture."""
+    pictures = dataset.select_columns(["image"])
+    sizes = list(zip(dataset["image_width"], dataset["image_height"], strict=True))
+    return {row: (sizes[row], pictures[row]["image"].size) for row in {question.row for question in asked}}
+
+
+def ground(scorer: Scorer, frames: dict[int, tuple], asked: Sequence[Question], maps: torch.Tensor, settings: dict):
     """A `GroundedSentence` for each question; sentences that deny have no box, whatever their map."""
     boxes, scores = scorer.processor.sentence_boxes(maps, [question.text for question in asked], **settings)
-    sizes = list(zip(dataset["image_width"], dataset["image_height"], strict=True))
-    stored = {row: dataset[row]["image"].size for row in {question.row for question in asked}}
     items = []
     for question, found, sure in zip(asked, boxes, scores, strict=True):
-        size = sizes[question.row]
-        found = scorer.processor.boxes_of_original(found, size, stored[question.row]).numpy() / np.array(size * 2)
+        size, stored = frames[question.row]
+        found = scorer.processor.boxes_of_original(found, size, stored).numpy() / np.array(size * 2)
         items.append(GroundedSentence(found, sure.numpy(), question.truth, question.label))
     return items
 
@@ -139,9 +144,10 @@ def choose_settings(scorer: Scorer, dataset, maps=None, asked=None) -> BoxSettin
     if not kept:
         raise ValueError(f"validation_data: {NO_BOXES}.")
     maps = maps_of(scorer, dataset, asked) if maps is None else maps
+    frames = frames_of(dataset, [asked[place] for place in kept])
 
     def value(settings: BoxSettings) -> float:
-        found = BoxScores(ground(scorer, dataset, [asked[p] for p in kept], maps[kept], asdict(settings)))()
+        found = BoxScores(ground(scorer, frames, [asked[p] for p in kept], maps[kept], asdict(settings)))()
         return (found["box_map@0.3"] + found["box_map@0.5"]) / 2
 
     choices = [BoxSettings(**dict(zip(SEARCH, each, strict=True))) for each in product(*SEARCH.values())]
@@ -174,12 +180,13 @@ def measure_boxes(evaluation: Evaluation) -> None:
 def box_scores(scorer: Scorer, data, settings: dict, train, rounds: int) -> dict[str, Score]:
     """Scores by name; `train` gives the baselines, None leaves them out."""
     asked = questions(data)
-    measured = BoxScores(ground(scorer, data, asked, maps_of(scorer, data, asked), settings))
+    frames = frames_of(data, asked)
+    measured = BoxScores(ground(scorer, frames, asked, maps_of(scorer, data, asked), settings))
     patients = np.asarray(data["patient_id"])[[question.row for question in asked]]
     there = int((measured.positives > 0).sum())
     on = f"{len(asked)} sentences, {there} with a box"
     scores = Bootstrap(patients, rounds).scores(measured, on=on)
-    for name, found in _baselines(scorer, data, asked, train).items():
+    for name, found in _baselines(scorer, data, frames, asked, train).items():
         for score, value in BoxScores(found)().items():
             if np.isfinite(value):
                 scores[score].baselines[name] = value
@@ -199,7 +206,7 @@ def _own_settings(scorer: Scorer, train, means: dict) -> dict:
     return asdict(choose_settings(scorer, train, _mean_maps_of(asked, train["view_position"][:], means), asked))
 
 
-def _baselines(scorer: Scorer, data, asked: Sequence[Question], train) -> dict[str, list]:
+def _baselines(scorer: Scorer, data, frames: dict, asked: Sequence[Question], train) -> dict[str, list]:
     if train is None:
         return {}
     found = {}
@@ -207,7 +214,7 @@ def _baselines(scorer: Scorer, data, asked: Sequence[Question], train) -> dict[s
     if len(looked):
         means = mean_maps(scorer, looked)
         maps = _mean_maps_of(asked, data["view_position"][:], means)
-        found[MEAN_MAP] = ground(scorer, data, asked, maps, _own_settings(scorer, looked, means))
+        found[MEAN_MAP] = ground(scorer, frames, asked, maps, _own_settings(scorer, looked, means))
     boxes = np.concatenate([question.truth for question in questions(train)] or [NO_BOX])
     if len(boxes):
         ends = np.quantile(boxes, 0.05, axis=0)[:2], np.quantile(boxes, 0.95, axis=0)[2:]
@@ -219,4 +226,4 @@ def _baselines(scorer: Scorer, data, asked: Sequence[Question], train) -> dict[s
     return found
 
 
-__all__ = ["Question", "box_scores", "choose_settings", "ground", "maps_of", "measure_boxes", "questions"]
+__all__ = ["Question", "box_scores", "choose_settings", "frames_of", "ground", "maps_of", "measure_boxes", "questions"]

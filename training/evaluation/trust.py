@@ -112,6 +112,8 @@ def judge_sentences(
             if grounded.support is not None:
                 found["support"].append(float(grounded.support[place]))
     arrays = {name: np.array(values) for name, values in found.items() if name != "texts"}
+    arrays["signs"] = arrays["signs"].reshape(-1, len(signs)).astype(np.float32)
+    arrays |= {name: arrays[name].astype(bool) for name in ("affirms", "right")}
     arrays["support"] = arrays["support"] if len(arrays["support"]) else None
     return JudgedSentences(**arrays, texts=found["texts"])
 

@@ -16,6 +16,7 @@ from modeling_cogaze import CoGazePrefixConfig, CoGazePrefixForConditionalGenera
 from modeling_cogaze.configuration_cogaze_prefix import PREFIX_LATENTS
 from processing import CoGazePrefixProcessor, CoGazeProcessor
 from processing.prompts import REPORT_KINDS, report_messages
+from processing.reports import REPORT_SECTIONS
 from processing.tokenization import build_tokenizer
 
 from ..runs.command_line import mapping
@@ -33,6 +34,10 @@ class ReportArguments:
         metadata={"help": "reads the image by cross-attention, or is any causal language model with it in its prompt"},
     )
     report_kind: Literal["free_text", "structured"] = "free_text"
+    sections: list[str] = field(
+        default_factory=lambda: ["findings"],
+        metadata={"help": "findings, or findings impression: what is written, each scored by itself"},
+    )
     decoder_weights: str | None = field(
         default=None, metadata={"help": "pretrained language model: folder or Hub id; random weights if absent"}
     )
@@ -177,6 +182,10 @@ def build(arguments: ReportArguments, train) -> tuple:
             raise ValueError(f"processor_overrides: {name!r} is nothing that a {type(processor).__name__} has.")
         setattr(processor, name, value)
     processor.report_kind = arguments.report_kind
+    if arguments.sections != ["findings"]:
+        if tuple(arguments.sections) != REPORT_SECTIONS or arguments.report_kind != "free_text":
+            raise ValueError(f"sections: {arguments.sections}; give findings, or findings impression of free text.")
+        processor.report_sections = list(arguments.sections)
     if arguments.report_kind == "structured":
         processor.structured_constraint()  # raises where the tokenizer cannot write the template
     return processor, model

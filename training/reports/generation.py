@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from accelerate import PartialState
+from PIL import ImageDraw
 
 from ..data.loading import load_data
 from ..runs.command_line import parse_arguments
@@ -21,7 +22,6 @@ from .writing import (
     WritingArguments,
     one_per_study,
     open_writer,
-    prediction_row,
     write_rows,
 )
 
@@ -71,6 +71,9 @@ class OutputArguments:
         default=None,
         metadata={"help": "let only valid structured reports through; so by default where they are asked for"},
     )
+    min_support: float | None = field(
+        default=None, metadata={"help": "leave out sentences with less support, where the checkpoint tells it"}
+    )
     no_context: bool = field(default=False, metadata={"help": "leave indication and history out"})
     no_views: bool = field(default=False, metadata={"help": "leave other views out"})
     no_priors: bool = field(default=False, metadata={"help": "leave earlier studies out"})
@@ -95,7 +98,7 @@ def generate_reports(argv: list[str] | None, draw: Callable) -> list[dict]:
     state = PartialState(cpu=arguments.device == "cpu" or not torch.cuda.is_available())
     writer = _writer(arguments, writing, str(arguments.device or state.device))
     if arguments.output_dir is None:
-        (row,) = written_rows(writer, records, [0])
+        (row,) = written_rows(writer, records, [0], min_support=arguments.min_support)
         print(row["generated_report"])
         return [row]
     return _write_all(writer, records, arguments, writing, state, draw)
@@ -121,7 +124,7 @@ def _write_all(
     share = left[state.process_index :: state.num_processes]
     pictures = folder / "pictures" if arguments.grounding else None
     with open(parts / f"{state.process_index}.jsonl", "a", encoding="utf-8") as part:
-        for row in written_rows(writer, records, share, pictures, draw):
+        for row in written_rows(writer, records, share, pictures, draw, arguments.min_support):
             part.write(json.dumps(row) + "\n")
             part.flush()
     state.wait_for_everyone()
@@ -170,36 +173,68 @@ def _writer(arguments: OutputArguments, writing: WritingArguments, device: str) 
         use_views=not arguments.no_views,
         use_priors=not arguments.no_priors,
         report_kind=kind,
+        sections=writer.prepare.sections,
     )
     return writer
 
 
 def written_rows(
-    writer: ReportWriter, records, places, pictures: Path | None = None, draw: Callable | None = None
+    writer: ReportWriter,
+    records,
+    places,
+    pictures: Path | None = None,
+    draw: Callable | None = None,
+    min_support: float | None = None,
 ) -> Iterator[dict]:
-    """Prediction rows of the records at `places`; with the folder `pictures`, sentences and a picture of them each."""
-    if pictures is None:
+    """Prediction rows of the records at `places`.
+
+    Args:
+        pictures: a folder for a picture of each report's sentences, which the rows then hold too, with their boxes.
+        min_support: sentences with less are left out of the reports, and named in `left_out`.
+    """
+    if pictures is None and min_support is None:
         yield from writer.rows(records, places)
         return
     for start in range(0, len(places), writer.batch_size):
         batch = [records[place] for place in places[start : start + writer.batch_size]]
-        reports, grounded = writer.write(batch, grounding=True)
-        for number, (record, report) in enumerate(zip(batch, reports, strict=True)):
+        yield from _grounded_rows(writer, batch, pictures, draw, min_support)
+
+
+def _grounded_rows(writer: ReportWriter, batch, pictures: Path | None, draw, min_support: float | None) -> list[dict]:
+    reports, grounded = writer.write(batch, grounding=True, min_support=min_support)
+    sizes = [(record["image_width"], record["image_height"]) for record in batch]
+    stored = [record["image"].size for record in batch]
+    found = writer.processor.post_process_grounding(grounded, sizes, stored)
+    rows = []
+    for number, (record, report) in enumerate(zip(batch, reports, strict=True)):
+        sentences = [{name: _rounded(value) for name, value in sentence.items()} for sentence in found[number]]
+        kept = report if min_support is None else grounded.reports[number]
+        row = writer.row(record, kept) | {"sentences": sentences}
+        if min_support is not None:
+            row["left_out"] = [sentence["text"] for sentence in sentences if sentence["left_out"]]
+        if sentences and pictures is not None:
+            row["picture"] = re.sub(r"[^\w.-]+", "_", record["image_id"]) + ".png"
             own = (grounded.sentence_report_index == number).nonzero()[:, 0].tolist()
-            sentences = [
-                {
-                    "text": grounded.sentences[i],
-                    "map_confidence": round(grounded.map_confidence[i].item(), 4),
-                    "text_confidence": round(grounded.text_confidence[i].item(), 4),
-                }
-                for i in own
-            ]
-            row = prediction_row(record, writer.prepare(record)["findings"], report) | {"sentences": sentences}
-            if own:
-                row["picture"] = re.sub(r"[^\w.-]+", "_", record["image_id"]) + ".png"
-                painted = [writer.processor.paint_gaze(record["image"], grounded.gaze_maps[i]) for i in own]
-                draw(painted, sentences, pictures / row["picture"])
-            yield row
+            painted = [writer.processor.paint_gaze(record["image"], grounded.gaze_maps[i]) for i in own]
+            painted = [_outlined(*each, sizes[number]) for each in zip(painted, sentences, strict=True)]
+            draw(painted, sentences, pictures / row["picture"])
+        rows.append(row)
+    return rows
+
+
+def _rounded(value):
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _outlined(picture, sentence: dict, size: tuple[int, int]):
+    """A painted picture with the sentence's boxes, which are in pixels of an original of that size."""
+    scale = [picture.width / size[0], picture.height / size[1]] * 2
+    pen = ImageDraw.Draw(picture)
+    for box in sentence["boxes"]:
+        pen.rectangle([value * by for value, by in zip(box, scale, strict=True)], outline=(76, 201, 240), width=2)
+    return picture
 
 
 def _begin(parts: Path, settings: dict) -> None:

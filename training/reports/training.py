@@ -59,6 +59,7 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
         use_views=not arguments.no_views,
         use_priors=not arguments.no_priors,
         report_kind=arguments.report_kind,
+        sections=tuple(arguments.sections),
     )
     check = Collator(processor, prepare, report_labels=True)
     # What is encoded once must be as long as its data.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import modeling_cogaze  # noqa: F401  (registers the Auto classes)
-from processing.reports import parse_structured, structure_findings
+from processing.reports import join_sections, parse_structured, split_report_sections, structure_findings
 
 from ..data.collation import Preparation
 from ..metrics.reports import MetricOptions, ReportPairs, score_reports
@@ -47,16 +47,24 @@ class ReportPreparation(Preparation):
     """A record as a generator of one kind of reports reads it.
 
     report_kind: "structured" puts free-text findings under SRRG's headers; those that have headers stay.
+    sections: with "impression", findings become the text of both, as `join_sections` makes it.
     hints: image_id -> what a language model's prompt says of it.
     """
 
     report_kind: str = "free_text"
+    sections: tuple[str, ...] = field(default=("findings",), repr=False)
     hints: dict[str, dict] = field(default_factory=dict, repr=False)
     gaze_fraction: float = 0.0
+
+    @property
+    def fingerprint(self) -> str:
+        return super().fingerprint + (f" {self.sections}" if "impression" in self.sections else "")
 
     def __call__(self, record: dict) -> dict:
         record = super().__call__(record)
         findings = record["findings"] or ""
+        if "impression" in self.sections:
+            findings = join_sections({"findings": findings, "impression": record.get("impression") or ""})
         if self.report_kind == "structured" and not parse_structured(findings):
             findings = structure_findings(findings)
         return record | self.hints.get(record.get("image_id"), {}) | {"findings": findings}
@@ -85,7 +93,9 @@ class ReportWriter:
         self.model = model
         self.processor = processor
         self.prepare = prepare or ReportPreparation(
-            use_context, report_kind=getattr(processor, "report_kind", "free_text")
+            use_context,
+            report_kind=getattr(processor, "report_kind", "free_text"),
+            sections=tuple(getattr(processor, "report_sections", ("findings",))),
         )
         self.options = dict(options or {})
         self.batch_size = batch_size
@@ -103,11 +113,12 @@ class ReportWriter:
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
     @torch.no_grad()
-    def write(self, records: Sequence[dict], grounding: bool = False):
+    def write(self, records: Sequence[dict], grounding: bool = False, min_support: float | None = None):
         """Reports of one batch of records, and with `grounding` what `generate` says of their sentences, else None."""
         batch = self.inputs(records)
         if grounding:
-            grounded = self.model.generate(**batch, **self.options, return_grounding=True, processor=self.processor)
+            options = self.options if min_support is None else self.options | {"min_support": min_support}
+            grounded = self.model.generate(**batch, **options, return_grounding=True, processor=self.processor)
             return self.processor.decode_reports(grounded.sequences), grounded
         return self.processor.decode_reports(self.model.generate(**batch, **self.options)), None
 
@@ -119,8 +130,17 @@ class ReportWriter:
         for start in tqdm(range(0, len(places), self.batch_size), desc="Writing reports", leave=False, disable=None):
             records = [dataset[place] for place in places[start : start + self.batch_size]]
             for record, report in zip(records, self.write(records)[0], strict=True):
-                yield prediction_row(record, self.prepare(record)["findings"], report)
+                yield self.row(record, report)
         self.model.train(was_training)
+
+    def row(self, record: dict, report: str) -> dict:
+        """The row of a record's report; of both sections, each in columns of its own."""
+        reference = self.prepare(record)["findings"]
+        if "impression" not in self.prepare.sections:
+            return prediction_row(record, reference, report)
+        known, written = split_report_sections(reference), self.processor.split_report_sections(report)
+        row = prediction_row(record, known["findings"], written["findings"])
+        return row | {"reference_impression": known["impression"], "generated_impression": written["impression"]}
 
 
 class PromptedReportWriter(ReportWriter):

@@ -15,7 +15,7 @@ from processing.datasets.records import describe, record_features
 from processing.datasets.sources.common import blank_record
 from tests.processing.datasets import miniatures
 from training.calibrate_boxes import main as calibrate_boxes
-from training.evaluation.boxes import WHOLE_LUNG, box_scores, choose_settings, ground, maps_of, questions
+from training.evaluation.boxes import WHOLE_LUNG, box_scores, choose_settings, frames_of, ground, maps_of, questions
 from training.evaluation.scorers import load_scorer
 from training.metrics.boxes import iou
 
@@ -82,7 +82,7 @@ def test_maps_do_not_hang_on_the_batch_or_the_order(scorer):
     maps = maps_of(scorer, data, asked)
     backwards = maps_of(load_scorer_of_one(scorer), data, asked[::-1])
     torch.testing.assert_close(maps, backwards.flip(0), atol=1e-5, rtol=1e-4)
-    items = ground(scorer, data, asked, maps, {})
+    items = ground(scorer, frames_of(data, asked), asked, maps, {})
     assert all(len(item.found) == 0 for item in items[1::2]) and all(len(item.found) for item in items[::2])
 
 
@@ -101,8 +101,8 @@ def test_settings_are_chosen_by_what_they_find(scorer):
     inside = (x > 60) & (x < 90) & (y > 40) & (y < 75)
     gaze = torch.tensor(inside / inside.sum()).float().reshape(1, -1).expand(len(asked), -1)
     settings = choose_settings(scorer, data, gaze, asked)
-    found = ground(scorer, data, asked[:1], gaze[:1], vars(settings))[0]
-    plain = ground(scorer, data, asked[:1], gaze[:1], {"threshold": 0.2, "smoothing": 1.5})[0]
+    found = ground(scorer, frames_of(data, asked), asked[:1], gaze[:1], vars(settings))[0]
+    plain = ground(scorer, frames_of(data, asked), asked[:1], gaze[:1], {"threshold": 0.2, "smoothing": 1.5})[0]
     assert iou(found.found, found.truth).max() >= iou(plain.found, plain.truth).max()
     with pytest.raises(ValueError, match="no boxes"):
         choose_settings(scorer, data.select([1, 3]))

@@ -1,6 +1,7 @@
 """Reports for files and data sets: formats, contexts, pictures, restarts."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -203,3 +204,30 @@ def test_companions_from_a_table(images, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             contexts(**columns)
+
+
+def test_sentences_have_boxes_and_support_is_asked_for_where_it_is(checkpoint, images, data, tmp_path):
+    rows = write(checkpoint, "--data", data, "--output_dir", tmp_path / "a", "--grounding", True)
+    sentences = [sentence for row in rows for sentence in row["sentences"]]
+    assert sentences and all(len(each["boxes"]) == len(each["scores"]) for each in sentences)
+    for box in (box for each in sentences for box in each["boxes"]):
+        assert 0 <= box[0] < box[2] <= 2048 and 0 <= box[1] < box[3] <= 2048
+    with pytest.raises(ValueError, match="calibrate_support"):
+        write(checkpoint, "--image", images / "a.png", "--min_support", 0.5)
+
+
+def test_a_generator_of_both_sections_gives_each_in_its_columns(checkpoint, data, tmp_path):
+    folder = tmp_path / "both"
+    shutil.copytree(checkpoint, folder)
+    processor = CoGazeProcessor.from_pretrained(folder)
+    processor.report_sections = ["findings", "impression"]
+    processor.save_pretrained(folder)
+    assert CoGazeProcessor.from_pretrained(folder).report_sections == ["findings", "impression"]
+    rows = write(folder, "--data", data, "--output_dir", tmp_path / "out", "--one_per_study", True)
+    assert all({"generated_impression", "reference_impression"} <= row.keys() for row in rows)
+    assert any(row["reference_impression"] for row in rows)
+    assert not any("Impression:" in row["reference_report"] for row in rows)
+    scored = read_predictions(tmp_path / "out" / "reports.jsonl", True, "impression")
+    assert len(scored) == sum(bool(row["reference_impression"]) for row in rows)
+    with pytest.raises(ValueError, match="report_sections"):
+        CoGazeProcessor(processor.image_processor, processor.tokenizer, report_sections=["impression"])
