@@ -21,8 +21,8 @@ class CoGazePrefixProcessor(CoGazeProcessor):
     The prompt is in the tokenizer's own chat template, or, where it has none, in the plain form of `render_prompt`.
 
     Args:
-        image_processor, view_positions, grid_size, max_context_length, max_characters, context_format, scaled_decoding:
-            as in the encoder's own `CoGazeProcessor`.
+        image_processor, view_positions, grid_size, max_context_length, max_characters, context_format,
+            scaled_decoding, max_companions: as in the encoder's own `CoGazeProcessor`.
         tokenizer: the language model's. A copy of it learns the placeholder where it is not among its tokens.
         context_tokenizer: the encoder's, for indication and history.
         num_image_tokens: placeholders of an image in the prompt.
@@ -63,6 +63,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         chat_template: str | None = None,
         prompt_template: str | None = None,
         scaled_decoding: bool = False,
+        max_companions: int = 0,
     ):
         if report_kind not in REPORT_KINDS:
             raise ValueError(f"report_kind: {report_kind!r} is none of {REPORT_KINDS}.")
@@ -86,6 +87,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             max_characters,
             context_format,
             scaled_decoding=scaled_decoding,
+            max_companions=max_companions,
             context_tokenizer=context_tokenizer,
             chat_template=chat_template or image_chat_template(tokenizer, image_token),
         )
