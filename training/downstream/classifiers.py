@@ -57,7 +57,7 @@ class Classifier:
         return np.concatenate(found) * self.temperatures
 
     def _batches(self, dataset) -> Iterator[dict[str, torch.Tensor]]:
-        for start in tqdm(range(0, len(dataset), self.batch_size), desc="Classifying", leave=False):
+        for start in tqdm(range(0, len(dataset), self.batch_size), desc="Classifying", leave=False, disable=None):
             stop = min(start + self.batch_size, len(dataset))
             yield self.inputs([dataset[row] for row in range(start, stop)])
 

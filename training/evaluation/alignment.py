@@ -195,7 +195,8 @@ def retrieval(
 
     Only images with a report take part. `among` names the labels that are compared: a gallery's classes.
     """
-    dataset = dataset.select([row for row, text in enumerate(dataset["findings"]) if text])
+    if not all(dataset["findings"]):
+        dataset = dataset.select([row for row, text in enumerate(dataset["findings"]) if text])
     on = f"{len(dataset)} images {'of the gallery' if among else 'with a report'}"
     texts = scorer.embed_texts(dataset["findings"])
     names = label_names(dataset)

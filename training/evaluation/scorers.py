@@ -26,16 +26,25 @@ class Scorer:
         self.model = model.eval()
         self.processor = processor
         self.batch_size = batch_size
+        self._embedded: dict[tuple, np.ndarray] = {}
 
     def batches(self, dataset, prepare: Callable[[dict], dict] = dict) -> Iterator[dict[str, torch.Tensor]]:
-        for start in tqdm(range(0, len(dataset), self.batch_size), desc="Scoring", leave=False):
+        for start in tqdm(range(0, len(dataset), self.batch_size), desc="Scoring", leave=False, disable=None):
             rows = range(start, min(start + self.batch_size, len(dataset)))
             batch = self.processor.collate([prepare(dataset[row]) for row in rows])
             yield {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
-    @torch.no_grad()
     def embed_images(self, dataset, condition: str) -> np.ndarray:
-        """(N, D) unit vectors under one of `conditions`."""
+        """(N, D) unit vectors under one of `conditions`; a data set is encoded once, however many scores read it."""
+        fingerprint = getattr(dataset, "_fingerprint", None)
+        if fingerprint is None:
+            return self._embed_images(dataset, condition)
+        if (fingerprint, condition) not in self._embedded:
+            self._embedded[fingerprint, condition] = self._embed_images(dataset, condition)
+        return self._embedded[fingerprint, condition]
+
+    @torch.no_grad()
+    def _embed_images(self, dataset, condition: str) -> np.ndarray:
         embeds = []
         for batch in self.batches(dataset, partial(_image_alone, context=condition != "no_context")):
             pixels = batch["pixel_values"]

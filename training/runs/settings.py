@@ -1,6 +1,7 @@
 """What a run hangs on: kept beside it, held to, and gone on from."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ EACH_EPOCH = {
     "remove_unused_columns": False,
     "dataloader_pin_memory": False,
     "report_to": "tensorboard",
+    "disable_tqdm": not sys.stderr.isatty(),  # a log file takes one line an epoch, not a bar
 }
 
 # Of `TrainingArguments`: what results hang on, whatever the machine.

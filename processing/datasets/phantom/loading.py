@@ -144,7 +144,7 @@ def _load(
 
 def _render(missing, split, seed, image_size, num_proc, priors, views, appearance):
     num_proc = min(num_proc or len(os.sched_getaffinity(0)), len(missing))
-    bar = tqdm(total=sum(len(chunk) for chunk, _ in missing), desc=f"phantom {split}", unit="study")
+    bar = tqdm(total=sum(len(chunk) for chunk, _ in missing), desc=f"phantom {split}", unit="study", disable=None)
     work = functools.partial(_write_chunk, split, seed, image_size, priors, views, appearance)
     with bar:
         if num_proc == 1:
