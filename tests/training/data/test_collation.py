@@ -15,6 +15,7 @@ from processing.gaze import gaze_targets
 from training.data.augmentation import AlignedAugmentation
 from training.data.collation import Collator, Preparation
 from training.data.loading import positives_per_class
+from training.data.sources import OWN
 
 
 def test_targets_of_a_cropped_record_are_those_of_the_crop(small_phantom):
@@ -95,8 +96,9 @@ def test_uncertain_counts_as_positive():
 def test_loaders_know_the_options_that_configs_give_them(path):
     config = yaml.safe_load(path.read_text())
     for key in ("train_data", "validation_data", "test_data"):
-        options = dict(config.get(key) or {})
-        if options:
+        entries = config.get(key) or []
+        for entry in [entries] if isinstance(entries, dict) else entries:
+            options = {name: value for name, value in entry.items() if name not in OWN}
             known = inspect.signature(registry.source(options.pop("name")).load).parameters
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
                 assert options.keys() <= known.keys()
