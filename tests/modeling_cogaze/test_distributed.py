@@ -17,8 +17,13 @@ from modeling_cogaze.distributed import gather_with_grad
 from tests import small
 
 PATCHES = 16
-# Images on the first process, and whether the second half has gaze.
-CASES = {"halves": (3, True), "gaze_on_one": (3, False), "ragged": (4, True)}
+# Images on the first process, whether the second half has gaze, and whether images of the first have companions.
+CASES = {
+    "halves": (3, True, False),
+    "gaze_on_one": (3, False, False),
+    "ragged": (4, True, False),
+    "companions_on_one": (3, True, True),
+}
 
 
 # Heads by family, task, config, and whether a batch has contexts.
@@ -52,24 +57,34 @@ def train_head(family, task, fields, context) -> nn.Module:
     return model
 
 
-def make_model() -> CoGazeForPreTraining:
+def make_model(companions: bool) -> CoGazeForPreTraining:
     torch.manual_seed(0)
+    fields = {"use_views": True, "use_priors": True, "max_companions": 2} if companions else {}
     config = CoGazeConfig.tiny(
         vocab_size=100,
         vision_config={"image_size": 64},
         text_config={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
         positives_per_class=list(range(1, 15)),
+        **fields,
     )
     return CoGazeForPreTraining(config).train()
 
 
-def make_batch(gaze_on_second_half: bool) -> dict[str, torch.Tensor]:
+def make_batch(gaze_on_second_half: bool, companions: bool) -> dict[str, torch.Tensor]:
     """Six images; a study spans both halves; the halves differ in images with gaze and in labels left out."""
     generator = torch.Generator().manual_seed(0)
     index = torch.tensor([0, 0, 1, 5, 5, 5] if gaze_on_second_half else [0, 0, 1, 2])
     labels = torch.randint(0, 2, (6, 14), generator=generator).float()
     labels[:2] = torch.nan
-    return {
+    more = {}
+    if companions:
+        more = {
+            "companion_pixel_values": torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)),
+            "companion_index": torch.tensor([0, 2, 2]),
+            "companion_role_ids": torch.tensor([1, 0, 1]),
+            "companion_days": torch.tensor([9.0, 0.0, 99.0]),
+        }
+    return more | {
         "pixel_values": torch.randn(6, 3, 64, 64, generator=generator),
         "context_input_ids": torch.randint(0, 100, (6, 5), generator=generator),
         "context_attention_mask": torch.tensor([1, 0, 1, 0, 0, 0])[:, None].expand(6, 5),
@@ -87,9 +102,13 @@ def make_batch(gaze_on_second_half: bool) -> dict[str, torch.Tensor]:
 def part(batch: dict[str, torch.Tensor], start: int, stop: int) -> dict[str, torch.Tensor]:
     index = batch["transcript_image_index"]
     rows = (index >= start) & (index < stop)
-    of_transcripts = ("transcript", "gaze")
-    cut = {n: v[rows] if n.startswith(of_transcripts) else v[start:stop] for n, v in batch.items()}
-    cut["transcript_image_index"] = cut["transcript_image_index"] - start
+    beside = batch.get("companion_index", torch.zeros(0))
+    beside = (beside >= start) & (beside < stop)
+    of_rows = {"transcript": rows, "gaze": rows, "companion": beside}
+    cut = {n: v[of_rows.get(n.partition("_")[0], slice(start, stop))] for n, v in batch.items()}
+    for name in ("transcript_image_index", "companion_index"):
+        if name in cut:
+            cut[name] = cut[name] - start
     return cut
 
 
@@ -103,10 +122,10 @@ def train_one_of_two(rank: int, port: int, folder: str):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    for case, (split, gaze_on_second_half) in CASES.items():
-        model = make_model()
+    for case, (split, *kinds) in CASES.items():
+        model = make_model(kinds[1])
         bounds = (0, split) if rank == 0 else (split, 6)
-        step(DistributedDataParallel(model), part(make_batch(gaze_on_second_half), *bounds))
+        step(DistributedDataParallel(model), part(make_batch(*kinds), *bounds))
         save_file(model.state_dict(), f"{folder}/{case}-{rank}.safetensors")
     for number, head in enumerate(HEADS):
         save_file(train_head(*head).state_dict(), f"{folder}/head-{number}-{rank}.safetensors")
@@ -128,9 +147,10 @@ def two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_step_as_one(two_processes, case):
-    model = make_model()
+    _, *kinds = CASES[case]
+    model = make_model(kinds[1])
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    step(model, make_batch(CASES[case][1]))
+    step(model, make_batch(*kinds))
     first, second = (load_file(two_processes / f"{case}-{rank}.safetensors") for rank in range(2))
     moved = 0.0
     for name, value in model.state_dict().items():
