@@ -9,7 +9,7 @@ OUT ?= outputs
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test stock-tools transformers-tests test-all coverage mutants docs lint format metrics-env benchmarks clean
+.PHONY: setup demo demo-egma demo-egma-ablations ablations curves space pretrain-phantom report-phantom real test stock-tools transformers-tests test-all coverage mutants docs lint types format metrics-env benchmarks clean
 
 setup: $(READY)
 
@@ -85,6 +85,9 @@ test-all: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup  ## of the models and of what feeds them; the settings are in pyproject.toml
+	$(BIN)/basedpyright
 
 format: setup
 	$(BIN)/ruff check --fix .

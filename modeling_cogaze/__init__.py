@@ -17,4 +17,6 @@ for _module, _config in (
         else:
             getattr(transformers, _auto_class).register(_config, getattr(_module, _name))
 
-__all__ = [*auto_cogaze.__all__, *auto_egma.__all__]
+__all__ = []
+__all__ += auto_cogaze.__all__
+__all__ += auto_egma.__all__

@@ -5,10 +5,10 @@ found beam by beam; the cache is written and reordered in place; an image whose 
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 from transformers.generation.logits_process import (
     ForcedBOSTokenLogitsProcessor,
@@ -22,7 +22,10 @@ from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
+from transformers.generation.utils import GenerationMixin
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
+
+from .dual_encoder import Mixed
 
 # What treats a row by its own tokens alone, wherever in the batch it stands. Others may set `by_row` to True.
 BY_ROW = (
@@ -105,7 +108,7 @@ class BufferedLayer(DynamicLayer):
             setattr(self, name, buffer[:, :, :end])
         return self.keys, self.values
 
-    def reorder_cache(self, rows: torch.Tensor) -> None:
+    def reorder_cache(self, rows: Any) -> None:
         """Row i becomes what row `rows[i]` was; there may be fewer of them than before."""
         length = self.get_seq_length()
         for name, buffer in self.buffers.items():
@@ -122,12 +125,13 @@ class BufferedLayer(DynamicLayer):
 class SharedCrossAttention(GPT2Attention):
     """Cross-attention in which the k beams of an image read one memory: they are k queries of it, not k images."""
 
-    def forward(self, hidden_states: torch.Tensor, *args, encoder_hidden_states: torch.Tensor, **kwargs):
+    def forward(self, hidden_states: Any, *args, encoder_hidden_states: torch.Tensor, **kwargs):
+        stock: Any = super()
         rows, images = len(hidden_states), len(encoder_hidden_states)
         if rows == images:
-            return super().forward(hidden_states, *args, encoder_hidden_states=encoder_hidden_states, **kwargs)
+            return stock.forward(hidden_states, *args, encoder_hidden_states=encoder_hidden_states, **kwargs)
         together = hidden_states.reshape(images, -1, hidden_states.shape[-1])
-        attended, weights = super().forward(together, *args, encoder_hidden_states=encoder_hidden_states, **kwargs)
+        attended, weights = stock.forward(together, *args, encoder_hidden_states=encoder_hidden_states, **kwargs)
         if weights is not None:  # (B, heads, k L, M)
             weights = weights.unflatten(2, (rows // images, -1)).transpose(1, 2).flatten(0, 1)
         return attended.reshape(hidden_states.shape), weights
@@ -176,7 +180,8 @@ class _BeamSearch:
     """
 
     def __init__(self, input_ids: torch.Tensor, config, processors: LogitsProcessorList, stopping):
-        self.beams, self.config, self.processors, self.stopping = config.num_beams, config, processors, stopping
+        self.beams, self.config, self.stopping = config.num_beams, config, stopping
+        self.processors: Any = processors
         self.prompt = self.length = input_ids.shape[1]
         self.may_leave = all(isinstance(each, BY_ROW) or getattr(each, "by_row", False) for each in processors)
         ends, pad = config._eos_token_tensor, config._pad_token_tensor
@@ -282,15 +287,18 @@ class _BeamSearch:
         return rows[0][:, :longest], rows[1][:, :longest].exp()
 
 
-class BeamSearchMixin(GenerationMixin):
+class BeamSearchMixin(GenerationMixin, Mixed):
     """A report generator's search. A class has `shares_images`: what `share_images` said of its decoder."""
+
+    shares_images: bool
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, input_ids=None, **kwargs):
         """Part of `generate`: rows for all beams, of everything but what they share."""
         shared = kwargs.pop("encoder_outputs", None) if self.shares_images else None
         if shared is not None:
             kwargs["is_encoder_decoder"] = False
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, input_ids=input_ids, **kwargs)
+        own: Any = super()  # transformers declares their `self` to be a class of its own
+        input_ids, kwargs = own._expand_inputs_for_generation(expand_size, input_ids=input_ids, **kwargs)
         return input_ids, kwargs if shared is None else kwargs | {"encoder_outputs": shared}
 
     def _reorder_cache(self, past_key_values, beam_idx: torch.Tensor):
@@ -300,7 +308,8 @@ class BeamSearchMixin(GenerationMixin):
 
     def _sample(self, input_ids: torch.Tensor, logits_processor: LogitsProcessorList, *args, **kwargs):
         processors, told = TokenProbabilities.move_first(logits_processor)
-        found = super()._sample(input_ids, processors, *args, **kwargs)
+        own: Any = super()
+        found = own._sample(input_ids, processors, *args, **kwargs)
         if told is not None:
             told.finish(found if isinstance(found, torch.Tensor) else found.sequences)
         return found
@@ -326,7 +335,8 @@ class BeamSearchMixin(GenerationMixin):
             or cache.get_seq_length() > 0
             or any(value is not None for name, value in kwargs.items() if name not in known)
         ):
-            return super()._beam_search(
+            stock: Any = super()
+            return stock._beam_search(
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, **kwargs
             )
         told = next((each for each in logits_processor if isinstance(each, TokenProbabilities)), None)
@@ -349,7 +359,7 @@ class BeamSearchMixin(GenerationMixin):
             if step is None:
                 break
             rows, images = step
-            own.reorder_cache(rows)
+            own.reorder_cache(cast(torch.LongTensor, rows))
             if len(rows) < len(tokens):
                 # Without shared images, a row of memory is a beam's.
                 stay = images if self.shares_images else rows

@@ -3,8 +3,8 @@
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
-import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
@@ -85,7 +85,7 @@ def with_own_parameters(function: Callable, model: nn.Module, *args, **kwargs):
     return hook.post_forward(model, function(model, *args, **kwargs))
 
 
-def layers_of(outputs) -> dict[str, tuple[torch.Tensor, ...]]:
+def layers_of(outputs) -> dict[str, Any]:
     """`hidden_states` and `attentions` of an encoder's outputs; an encoder or kernel without weights has none."""
     found = {name: outputs.get(name) for name in ("hidden_states", "attentions")}
     return {name: value for name, value in found.items() if value}

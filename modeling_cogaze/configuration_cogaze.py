@@ -123,7 +123,12 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
     """
 
     model_type = "cogaze"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig, "decoder_config": AutoConfig}
+    # transformers' own: a class property that a class replaces.
+    sub_configs = {  # pyright: ignore[reportAssignmentType]
+        "vision_config": AutoConfig,
+        "text_config": AutoConfig,
+        "decoder_config": AutoConfig,
+    }
     code_module = "auto_cogaze"
     sizes = SIZES
     variants = {
@@ -149,9 +154,9 @@ class CoGazeConfig(DualEncoderConfigMixin, PreTrainedConfig):
         "AutoModelForImageTextToText": "CoGazeForConditionalGeneration",
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    decoder_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
+    decoder_config: Any = None
     hidden_size: int = 768
     intermediate_size: int = 1536
     view_positions: list[str] | tuple[str, ...] = tuple(VIEW_POSITIONS)

@@ -53,15 +53,16 @@ class CoGazePrefixConfig(RemoteCodeMixin, PreTrainedConfig):
     """
 
     model_type = "cogaze_prefix"
-    sub_configs = {"encoder_config": CoGazeConfig, "text_config": AutoConfig}
+    # transformers' own: a class property that a class replaces.
+    sub_configs = {"encoder_config": CoGazeConfig, "text_config": AutoConfig}  # pyright: ignore[reportAssignmentType]
     code_module = "auto_cogaze"
     auto_classes = {
         "AutoConfig": "CoGazePrefixConfig",
         "AutoModelForImageTextToText": "CoGazePrefixForConditionalGeneration",
     }
 
-    encoder_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    encoder_config: Any = None
+    text_config: Any = None
     encoder_name_or_path: str | None = None
     base_model_name_or_path: str | None = None
     prefix_latents: list[str] | tuple[str, ...] = PREFIX_LATENTS

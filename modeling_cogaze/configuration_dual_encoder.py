@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from transformers import CONFIG_MAPPING, GPT2Config, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -123,7 +123,14 @@ def _merged(defaults: dict, overrides: dict) -> dict:
     return merged
 
 
-class RemoteCodeMixin:
+# What the mixins are mixed into, and call by `super()`.
+if TYPE_CHECKING:
+    _Config = PreTrainedConfig
+else:
+    _Config = object
+
+
+class RemoteCodeMixin(_Config):
     """Saves, beside a config, the code that opens the checkpoint without this package (`trust_remote_code=True`).
 
     A config class sets `code_module`, the one module that all entries of `auto_map` point to (so that config and models
@@ -231,9 +238,7 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
-    def named(
-        cls, size: str, vocab_size: int | None = None, variant: str = "paper", **overrides
-    ) -> "DualEncoderConfigMixin":
+    def named(cls, size: str, vocab_size: int | None = None, variant: str = "paper", **overrides) -> Self:
         """The config of a named size ("tiny" or "base") and variant ("paper" or "released").
 
         `overrides` are any fields; dicts are merged into the size's, so `text_config={"num_hidden_layers": 3}` changes
@@ -250,12 +255,12 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         return cls(**_merged(defaults, overrides))
 
     @classmethod
-    def tiny(cls, **overrides) -> "DualEncoderConfigMixin":
+    def tiny(cls, **overrides) -> Self:
         """For tests and the demo: learns from random weights on two CPU cores, at 224 pixels."""
         return cls.named("tiny", **overrides)
 
     @classmethod
-    def base(cls, **overrides) -> "DualEncoderConfigMixin":
+    def base(cls, **overrides) -> Self:
         """The paper's size."""
         return cls.named("base", **overrides)
 
@@ -278,7 +283,7 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         (height, width), (down, across) = self.image_size, self.patch_stride
         return height // down, width // across
 
-    def add_decoder(self, tokenizer, **fields) -> "DualEncoderConfigMixin":
+    def add_decoder(self, tokenizer, **fields) -> Self:
         """Ask for a report decoder that writes `tokenizer`'s tokens; returns the config.
 
         By default a GPT-2 as wide and as deep as the text encoder: for the paper's size, DistilGPT2's shape.
@@ -325,9 +330,16 @@ class DualEncoderConfigMixin(RemoteCodeMixin):
         return self.decoder_config if written else self.text_config
 
 
-def sub_config(value: dict | PreTrainedConfig, argument: str) -> PreTrainedConfig:
+def sub_config(value: Any, argument: str) -> PreTrainedConfig:
+    """A config as it is, or made from its fields, `model_type` among them.
+
+    Raises:
+        ValueError: neither, an absurd size, or a model_type that transformers does not know; names the argument.
+    """
     if isinstance(value, PreTrainedConfig):
         return value
+    if not isinstance(value, dict):
+        raise ValueError(f"{argument}: {value!r} is neither a config nor a dictionary of its fields.")
     fields = dict(value)
     # Before the config is made: some kinds keep a name for each layer, which takes minutes and the memory.
     check_sizes(fields, f"{argument}.")

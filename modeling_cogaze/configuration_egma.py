@@ -1,6 +1,6 @@
 """EGMA's configuration (arXiv 2403.12416)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -56,7 +56,12 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
     """
 
     model_type = "egma"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig, "decoder_config": AutoConfig}
+    # transformers' own: a class property that a class replaces.
+    sub_configs = {  # pyright: ignore[reportAssignmentType]
+        "vision_config": AutoConfig,
+        "text_config": AutoConfig,
+        "decoder_config": AutoConfig,
+    }
     code_module = "auto_egma"
     variants = {
         "paper": {},
@@ -111,9 +116,9 @@ class EgmaConfig(DualEncoderConfigMixin, PreTrainedConfig):
         },
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    decoder_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
+    decoder_config: Any = None
     projection_dim: int = 512
     pooled_text_layers: int = 4
     freeze_vision_encoder: bool = False

@@ -86,11 +86,12 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         mean = sums[:-1] / count
         centred = x - mean[:, None, None]
         variance = _SumWithGrad.apply(centred.square().sum(dim=(0, 2, 3))) / count
-        if self.track_running_stats:
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
                 self.num_batches_tracked += 1
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+                weight = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, weight)
+                self.running_var.lerp_(variance * count / (count - 1), weight)
         normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
         return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(hidden_states.dtype)
 

@@ -3,10 +3,11 @@
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .calls import asked_for
 from .encoders import copy_weights, load_encoder
@@ -16,7 +17,7 @@ class DualEncoderPreTrainedModel(PreTrainedModel):
     """Base of all models that hold a `vision_model` and a `text_model`."""
 
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     # The Trainer is not to rescale the loss: it is normalised over the whole batch already.
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
@@ -30,8 +31,8 @@ class DualEncoderPreTrainedModel(PreTrainedModel):
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
         """As `PreTrainedModel.resize_token_embeddings`, of the text encoder."""
-        text_model = getattr(self, self.base_model_prefix, self).text_model
-        embeddings = text_model.resize_token_embeddings(*args, **kwargs)
+        base: Any = getattr(self, self.base_model_prefix, self)
+        embeddings = base.text_model.resize_token_embeddings(*args, **kwargs)
         self.vocab_size = self.config.text_config.vocab_size = embeddings.num_embeddings
         return embeddings
 
@@ -40,7 +41,7 @@ class DualEncoderPreTrainedModel(PreTrainedModel):
         cls,
         vision: str | os.PathLike | None = None,
         text: str | os.PathLike | None = None,
-        config: PreTrainedConfig | None = None,
+        config: Any = None,
         **overrides,
     ):
         """A model whose encoders carry pretrained weights; all else is new.
@@ -53,7 +54,8 @@ class DualEncoderPreTrainedModel(PreTrainedModel):
             config: sizes of all else; by default the paper's. The encoders' own sizes replace those in it.
             overrides: fields for the default config.
         """
-        config = cls.config_class.base(**overrides) if config is None else config
+        kind: Any = cls.config_class
+        config = kind.base(**overrides) if config is None else config
         pretrained = {}
         if vision is not None:
             pretrained["vision_model"] = load_encoder(vision)
@@ -75,8 +77,18 @@ class DualEncoderPreTrainedModel(PreTrainedModel):
         return model
 
 
-class DualEncoderMixin:
+# What the mixins are mixed into, and call by `super()`.
+if TYPE_CHECKING:
+    Mixed = DualEncoderPreTrainedModel
+else:
+    Mixed = object
+
+
+class DualEncoderMixin(Mixed):
     """How a base model runs its two encoders."""
+
+    vision_model: PreTrainedModel
+    text_model: PreTrainedModel
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -140,7 +152,7 @@ def freeze(module: nn.Module) -> None:
         module.requires_grad_(False)
 
 
-def spare_idle_parameters(base_model: nn.Module) -> None:
+def spare_idle_parameters(base_model: Any) -> None:
     """What no loss of images reaches asks for no gradient: DDP would wait for it."""
     for parameter in base_model.idle_parameters():
         parameter.requires_grad_(False)
@@ -183,7 +195,7 @@ def masked_token_mean(hidden_states: torch.Tensor, attention_mask: torch.Tensor)
     return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def zero_through(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+def zero_through(parameters: Iterable[nn.Parameter]) -> torch.Tensor | int:
     """Zero, with a graph to parameters that a batch leaves out: DDP waits for each one's gradient."""
     return sum(0 * parameter.flatten()[0] for parameter in parameters if parameter.requires_grad)
 

@@ -48,7 +48,7 @@ def build_vision_encoder(vision_config: PreTrainedConfig) -> PreTrainedModel:
 
     One without attention to choose, such as a convolutional network, goes along with any attention implementation.
     """
-    if AutoModel._model_mapping[type(vision_config)]._supports_sdpa:
+    if getattr(AutoModel._model_mapping[type(vision_config)], "_supports_sdpa", False):
         encoder = build_part(AutoModel, vision_config)
     else:
         vision_config._attn_implementation = None
@@ -62,7 +62,7 @@ def build_text_encoder(text_config: PreTrainedConfig) -> PreTrainedModel:
     """A randomly initialised text encoder, without the pooler, which nothing would train."""
     encoder = build_part(AutoModel, text_config)
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
+        encoder.register_module("pooler", None)
     return encoder
 
 

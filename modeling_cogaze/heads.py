@@ -6,7 +6,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from .distributed import SharedBatchNorm2d
-from .dual_encoder import freeze, spare_idle_parameters
+from .dual_encoder import Mixed, freeze, spare_idle_parameters
 from .losses_cogaze import class_balanced_focal_loss
 from .losses_downstream import (
     class_balanced_sigmoid_focal_loss,
@@ -33,7 +33,7 @@ def is_exclusive(config, labels: torch.Tensor, index_ndim: int) -> bool:
     return config.problem_type == "single_label_classification"
 
 
-class DownstreamMixin:
+class DownstreamMixin(Mixed):
     """For a `PreTrainedModel` with a head on a dual encoder: `config.freeze_encoder` trains the head alone."""
 
     def post_init(self):

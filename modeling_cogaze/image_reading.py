@@ -1,17 +1,28 @@
 """How CoGaze reads images: vision tokens, those of companions beside them, and the latents that read both."""
 
 import math
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from .calls import layers_of, standard_call
 from .companions import PRIOR, CompanionInputs, companion_block
-from .dual_encoder import is_trained, mask_of, never_empty, zero_through
+from .dual_encoder import DualEncoderMixin, is_trained, mask_of, never_empty, zero_through
 from .encoders import vision_tokens
 
 
-class ImageReadingMixin:
+class ImageReadingMixin(DualEncoderMixin):
     """Of `CoGazeModel`."""
+
+    image_projector: nn.Module
+    text_projector: nn.Module
+    perceiver: nn.Module
+    companion_embedding: nn.Module | None
+    shared_latents: nn.Parameter
+    latent_types: nn.Parameter
+    encode_text: Callable[..., torch.Tensor]
 
     def get_vision_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The vision encoder's own tokens (B, P or 1 + P, W), global token first, and the patches' rows and columns.
@@ -118,7 +129,7 @@ class ImageReadingMixin:
         Raises:
             ValueError: companions without their rows or roles, or other inputs than their images.
         """
-        first = pixel_values if vision_features is None else vision_features
+        first: Any = pixel_values if vision_features is None else vision_features
         main = {"pixel_values": pixel_values, "vision_features": vision_features}
         companions = self._read_companions(companions or {})
         if companions:
@@ -148,16 +159,16 @@ class ImageReadingMixin:
                 raise ValueError(f"{name}: missing; give one for each companion.")
         return companions
 
-    def _beside(self, tokens: torch.Tensor, companions: CompanionInputs, images: int):
+    def _beside(self, tokens: torch.Tensor, companions: Any, images: int):
         roles, config = companions["companion_role_ids"], self.config
         days = companions.get("companion_days")
         days = torch.full_like(roles, -1) if days is None else days
-        tokens = self.companion_embedding(tokens, roles, days)
+        tokens = cast(nn.Module, self.companion_embedding)(tokens, roles, days)
         read = (roles == PRIOR) & config.use_priors | (roles != PRIOR) & config.use_views
         return companion_block(tokens, companions["companion_index"], read, images, config.max_companions)
 
 
-def _join(main: dict, companions: CompanionInputs) -> None:
+def _join(main: dict, companions: Any) -> None:
     """Put the companions behind the images: one batch, and one set of batch statistics, for the encoder."""
     for name, images in main.items():
         others = companions.get(f"companion_{name}")
@@ -167,7 +178,7 @@ def _join(main: dict, companions: CompanionInputs) -> None:
             main[name] = torch.cat([images, others.to(images)])
 
 
-def _joined_views(views: torch.Tensor | None, companions: CompanionInputs, images: torch.Tensor) -> torch.Tensor:
+def _joined_views(views: torch.Tensor | None, companions: Any, images: torch.Tensor) -> torch.Tensor:
     roles, others = companions["companion_role_ids"], companions.get("companion_view_ids")
     views = roles.new_zeros(images.shape[0]) if views is None else views
     return torch.cat([views, torch.zeros_like(roles) if others is None else others])

@@ -171,8 +171,8 @@ def images_with_gaze(
     count_empty_images: how many have a row at all.
     """
     counted = (targets > 0).any(dim=1) | count_empty_images
-    slot = _slots(image_index, counted)
-    return (counted & (slot == torch.arange(len(slot), device=slot.device))).sum()
+    images = torch.where(counted, image_index, -1).sort().values
+    return (images.diff(prepend=images.new_full((1,), -1)) != 0).sum()
 
 
 def soft_gaze_loss(

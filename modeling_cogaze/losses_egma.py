@@ -182,7 +182,7 @@ def fine_grained_contrastive_loss(
         -(targets * (scale * similarity).masked_fill(~valid, hidden).log_softmax(dim=1)).sum(dim=1)
         for similarity in rows
     ]
-    return _masked_mean(sum(losses) / 2, valid)
+    return _masked_mean((losses[0] + losses[1]) / 2, valid)
 
 
 def egf_loss(
@@ -292,7 +292,8 @@ def egm_loss(
         logits = mapped @ targets.mT * scale
         sides = [logits] if softmax_over == "targets" else [logits, logits.mT]
         sides = sides if kept is None else [side.masked_fill(~kept, hidden) for side in sides]
-        return -sum(side.log_softmax(dim=-1).diagonal(dim1=1, dim2=2) for side in sides) / len(sides)
+        matches = [side.log_softmax(dim=-1).diagonal(dim1=1, dim2=2) for side in sides]
+        return -matches[0] if len(matches) == 1 else -(matches[0] + matches[1]) / 2
 
     of_sentences = _masked_mean(contrast(mapped_sentences, sentences, columns), sentence_mask)
     of_patches = contrast(mapped_patches, patches).mean(dim=-1)

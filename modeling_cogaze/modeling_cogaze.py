@@ -11,7 +11,6 @@ from .calls import layers_of, standard_call
 from .companions import CompanionEmbedding, CompanionInputs
 from .configuration_cogaze import CoGazeConfig
 from .dual_encoder import (
-    DualEncoderMixin,
     DualEncoderPreTrainedModel,
     mask_of,
     masked_token_mean,
@@ -42,7 +41,7 @@ class CoGazePreTrainedModel(DualEncoderPreTrainedModel):
             init.constant_(module.logit_scale_gaze, self.config.logit_scale_init_value)
 
 
-class CoGazeModel(ImageReadingMixin, DualEncoderMixin, CoGazePreTrainedModel):
+class CoGazeModel(ImageReadingMixin, CoGazePreTrainedModel):
     """The dual encoder: images (with view position and context) and texts to one space, patches to gaze maps."""
 
     def __init__(self, config: CoGazeConfig):
@@ -351,7 +350,10 @@ class CoGazeForPreTraining(PreTrainingLosses, CoGazePreTrainedModel):
             parts["classification"] = self._classification_loss(vision_logits, report_logits, labels, report_present)
         if config.gaze_loss is not None:
             parts["gaze"] = self._gaze_loss(outputs, gaze_targets, transcript_image_index)
-        loss = sum(getattr(config, f"{name}_loss_scale") * part for name, part in parts.items()) if parts else None
+        loss = None
+        for name, part in parts.items():
+            scaled = getattr(config, f"{name}_loss_scale") * part
+            loss = scaled if loss is None else loss + scaled
         if loss is not None and self.training:
             loss = loss + self._zero(complete=outputs.text_features is not None and "classification" in parts)
         return CoGazePreTrainingOutput(

@@ -132,12 +132,11 @@ class CoGazeForImageClassification(DownstreamMixin, CoGazePreTrainedModel):
         head = getattr(pretrained, "vision_classifier", None)
         if head is None:
             raise ValueError("pretrained: it was trained without L_cls and has no disease head.")
+        id2label = self.config.id2label or {}
         known = {_plain(name): row for row, name in enumerate(pretrained.config.label_names)}
-        taken = [(index, name) for index, name in self.config.id2label.items() if _plain(name) in known]
+        taken = [(index, name) for index, name in id2label.items() if _plain(name) in known]
         if not taken:
-            raise ValueError(
-                f"id2label: none of {list(self.config.id2label.values())} is in the pretrained disease head."
-            )
+            raise ValueError(f"id2label: none of {list(id2label.values())} is in the pretrained disease head.")
         mine, theirs = [index for index, _ in taken], [known[_plain(name)] for _, name in taken]
         for parameter in ("weight", "bias"):
             getattr(self.classifier.linear, parameter)[mine] = getattr(head, parameter)[theirs].to(self.dtype)

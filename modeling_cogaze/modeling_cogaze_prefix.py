@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import nn
@@ -57,7 +57,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
 
     config: CoGazePrefixConfig
     base_model_prefix = ""
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -82,9 +82,9 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         if config.lora_rank:  # after the weights' initialisation, which would not leave LoRA's B at zero
             settings = LoraConfig(
                 r=config.lora_rank,
-                lora_alpha=config.lora_alpha,
+                lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] (any number does)
                 lora_dropout=config.lora_dropout,
-                target_modules=config.lora_target_modules,
+                target_modules=list(config.lora_target_modules),
             )
             self.language_model.add_adapter(settings)
             for name, parameter in self.language_model.named_parameters():
@@ -112,14 +112,14 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             fields: of the config.
         """
         encoder_model = load_encoder(encoder)
-        named = {"encoder_name_or_path": os.fspath(encoder)}
+        named: dict[str, Any] = {"encoder_name_or_path": os.fspath(encoder)}
         if isinstance(base_model, PreTrainedModel):
             language_model = base_model
         else:
             language_model = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype or "auto")
             if fields.get("freeze_language_model", True):
                 named["base_model_name_or_path"] = os.fspath(base_model)
-        config = cls.config_class(
+        config = CoGazePrefixConfig(
             encoder_config=model_fields(encoder_model.config),
             text_config=model_fields(language_model.config),
             **named | fields,
@@ -127,7 +127,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         return cls(config, encoder_model, language_model).eval()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config: Any = None, **kwargs):
         """As `PreTrainedModel.from_pretrained`; frozen weights that were not saved come from where the config says.
 
         In that case `dtype`, `device_map` with `max_memory` and what is offloaded, and `quantization_config` are for
@@ -141,12 +141,14 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             kwargs.setdefault("dtype", torch_dtype)
         hub, loading = take(HUB_ARGUMENTS, kwargs), take(LOADING_ARGUMENTS, kwargs)
         if not isinstance(config, PreTrainedConfig):
-            config, kwargs = cls.config_class.from_pretrained(
+            kind: Any = cls.config_class
+            config, kwargs = kind.from_pretrained(
                 config or pretrained_model_name_or_path, return_unused_kwargs=True, **hub, **kwargs
             )
+        config = cast(CoGazePrefixConfig, config)
         wants_info = kwargs.pop("output_loading_info", False)
         if config.encoder_name_or_path is None and config.base_model_name_or_path is None:
-            model, info = super().from_pretrained(
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path,
                 *args,
                 config=config,
@@ -155,6 +157,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
                 **loading,
                 **kwargs,
             )
+            model, info = loaded
             if any(is_lora(name) for name in info["missing_keys"]):
                 raise ValueError("lora_rank: the checkpoint has no LoRA, or LoRA of other layers; leave it out.")
             return (model, info) if wants_info else model
@@ -188,7 +191,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         lacking = [name for name in expected.keys() - weights.keys() if name.startswith("adapter.") or is_lora(name)]
         if lacking:
             raise ValueError(f"pretrained_model_name_or_path: the checkpoint lacks {min(lacking)}.")
-        embeddings = self.get_input_embeddings()
+        embeddings: Any = self.get_input_embeddings()
         hook = getattr(embeddings, "_hf_hook", None)  # accelerate's, where weights are elsewhere until they are needed
         device = getattr(hook, "execution_device", None) or embeddings.weight.device
         for part in adapters(self.language_model):
@@ -216,10 +219,11 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
 
     def merge_and_unload(self):
         """Adds LoRA to the language model's weights, in place: a plain checkpoint, saved in full; returns the model."""
-        for name, module in list(self.language_model.named_modules()):
-            if isinstance(module, BaseTunerLayer):
-                module.merge()
-                self.language_model.set_submodule(name, module.get_base_layer())
+        layers: list[tuple[str, Any]] = list(self.language_model.named_modules())
+        for name, layer in layers:
+            if isinstance(layer, BaseTunerLayer):
+                layer.merge()
+                self.language_model.set_submodule(name, layer.get_base_layer())
         self.language_model._hf_peft_config_loaded = False
         self.config.lora_rank = 0
         self.config.encoder_name_or_path = self.config.base_model_name_or_path = None
@@ -241,7 +245,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Module | None:
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module):
@@ -308,7 +312,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
 
     def _prefix(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, N, W) the adapted latents that `config.prefix_latents` names."""
-        parts = dict(zip(PREFIX_LATENTS, latents.chunk(2, dim=1), strict=True))
+        parts: dict[str, torch.Tensor] = dict(zip(PREFIX_LATENTS, latents.chunk(2, dim=1), strict=True))
         prefix = torch.cat([parts[name] for name in self.config.prefix_latents], dim=1)
         # The bias, since a quantised weight's dtype is that of its storage.
         return self.adapter(prefix.to(self.adapter.bias.dtype))
@@ -363,7 +367,7 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         prefix = self._prefix(encoder_outputs[0])
         embeds = self._put_in_place(input_ids, prefix)
-        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        asked: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         loss = last = None
         if labels is None:
             outputs = self._run_language_model(embeds, mask, **asked | {"output_hidden_states": True})
@@ -380,14 +384,14 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
             loss=loss, logits=outputs.logits, image_hidden_states=prefix, last_hidden_state=last, **layers
         )
 
-    def _read_report(self, prompt: torch.Tensor, prompt_mask: torch.Tensor, report: torch.Tensor, **asked: bool):
+    def _read_report(self, prompt: torch.Tensor, prompt_mask: torch.Tensor, report: torch.Tensor, **asked: Any):
         """Logits (B, L + 1, V) for the tokens (B, L) of a report, and for what follows, behind prompts (B, T, W)."""
         present = report != -100
         embeds = torch.cat([prompt, self.get_input_embeddings()(report.masked_fill(~present, 0))], dim=1)
         mask = torch.cat([prompt_mask, present.to(prompt_mask.dtype)], dim=1)
         return self._run_language_model(embeds, mask, keep=report.shape[1] + 1, **asked)
 
-    def _run_language_model(self, embeds: torch.Tensor, mask: torch.Tensor, keep: int = 0, **asked: bool):
+    def _run_language_model(self, embeds: torch.Tensor, mask: torch.Tensor, keep: int = 0, **asked: Any):
         """Its outputs, with the logits of the last `keep` positions; 0: of all."""
         optional = {"position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0), "logits_to_keep": keep, "use_cache": False}
         optional = {name: value for name, value in optional.items() if name in self._forward_arguments}
@@ -426,28 +430,27 @@ class CoGazePrefixForConditionalGeneration(GroundingMixin, PreTrainedModel, Gene
         """
         if return_grounding and processor is None:
             raise ValueError("processor: missing; return_grounding needs it to split reports into sentences.")
-        if (inputs is None) == (input_ids is None):
+        prompts = inputs if input_ids is None else input_ids
+        if prompts is None or (inputs is not None and input_ids is not None):
             raise ValueError("input_ids: give the prompts, once.")
         if kwargs.get("assistant_model") is not None:
             raise ValueError("assistant_model: an assistant would not see the image; leave it out.")
-        input_ids = inputs if input_ids is None else input_ids
         own = {name: kwargs.pop(name) for name in inputs_of(self.encode) & kwargs.keys()}
         for name in NOT_FOR_GENERATION:
             kwargs.pop(name, None)
         encoded = kwargs.pop("encoder_outputs", None)
         encoded = self.encode(**own) if encoded is None else as_encoded(encoded)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        self.language_model.generation_config = self.generation_config
+        mask = torch.ones_like(prompts) if attention_mask is None else attention_mask
+        writer: Any = self.language_model
+        writer.generation_config = self.generation_config
         with_prompt = kwargs.pop("return_prompt", getattr(kwargs.get("generation_config"), "return_prompt", False))
-        outputs = self.language_model.generate(
-            inputs_embeds=self.embed_prompt(input_ids, encoded[0]), attention_mask=mask, **kwargs
-        )
+        outputs = writer.generate(inputs_embeds=self.embed_prompt(prompts, encoded[0]), attention_mask=mask, **kwargs)
         sequences = outputs if isinstance(outputs, torch.Tensor) else outputs.sequences
         sequences = nn.functional.pad(sequences, (1, 0), value=self._begin_token_id)
         if return_grounding:
-            return self.ground(sequences, encoded, processor, input_ids=input_ids, attention_mask=mask)
+            return self.ground(sequences, encoded, processor, input_ids=prompts, attention_mask=mask)
         if with_prompt:
-            prompts = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)
+            prompts = prompts.repeat_interleave(len(sequences) // len(prompts), dim=0)
             sequences = torch.cat([prompts, sequences[:, 1:]], dim=1)
         if isinstance(outputs, torch.Tensor):
             return sequences

@@ -201,7 +201,8 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
             sentence_mask = torch.ones(sentences.shape[:2], dtype=torch.bool, device=sentences.device)
         if self.config.similarity == "global":
             return unit(image_features) @ mean_sentence(unit(sentences), sentence_mask).T
-        return sum(fine_grained_similarity(unit(patch_features), unit(sentences), sentence_mask)) / 2
+        image, text = fine_grained_similarity(unit(patch_features), unit(sentences), sentence_mask)
+        return (image + text) / 2
 
     @standard_call
     def forward(
@@ -243,26 +244,25 @@ class EgmaModel(DualEncoderMixin, EgmaPreTrainedModel):
             pooler_output=image_features,
             **layers,
         )
-        if transcript_input_ids is None and input_ids is None:
-            return outputs
-        outputs.logit_scale = self.scale
+        if input_ids is not None and transcript_input_ids is not None:
+            raise ValueError("input_ids and transcript_input_ids: both are texts; give one of them.")
+        scale, mask = self.scale, None
         if input_ids is not None:
-            if transcript_input_ids is not None:
-                raise ValueError("input_ids and transcript_input_ids: both are texts; give one of them.")
-            sentences, mask = self.sentence_features(input_ids, attention_mask), None
+            sentences = self.sentence_features(input_ids, attention_mask)
             outputs.text_embeds = unit(sentences)
-        else:
+        elif transcript_input_ids is not None:
             if transcript_image_index is None:
                 raise ValueError("transcript_image_index: missing; give each transcript's row in pixel_values.")
-            outputs.sentence_features = self.sentence_features(transcript_input_ids, transcript_attention_mask)
-            outputs.gaze_logits = self.gaze_logits(patch_features, outputs.sentence_features, transcript_image_index)
-            sentences, mask = padded_sentences(
-                outputs.sentence_features, transcript_image_index, transcript_is_full, pixel_values.shape[0]
-            )
+            features = self.sentence_features(transcript_input_ids, transcript_attention_mask)
+            outputs.sentence_features = features
+            outputs.gaze_logits = self.gaze_logits(patch_features, features, transcript_image_index)
+            images = pixel_values.shape[0]
+            sentences, mask = padded_sentences(features, transcript_image_index, transcript_is_full, images)
             outputs.text_embeds = mean_sentence(unit(sentences), mask)
-        similarity = self.similarity(image_features, patch_features, sentences, mask)
-        outputs.logits_per_image = similarity.to(self.dtype) * outputs.logit_scale
-        outputs.logits_per_text = outputs.logits_per_image.T
+        else:
+            return outputs
+        logits = self.similarity(image_features, patch_features, sentences, mask).to(self.dtype) * scale
+        outputs.logits_per_image, outputs.logits_per_text, outputs.logit_scale = logits, logits.T, scale
         return outputs
 
 
@@ -319,7 +319,7 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-        if outputs.sentence_features is None:
+        if outputs.sentence_features is None or transcript_image_index is None:
             return result
         rows = {
             "features": outputs.sentence_features,
@@ -335,7 +335,7 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
             result[f"loss_{name}"] = part.detach()
         return result
 
-    def _idle(self, outputs: EgmaOutput) -> torch.Tensor:
+    def _idle(self, outputs) -> torch.Tensor:
         """Zero, with a graph to the parameters that no loss of this batch has reached: DDP waits for their gradient."""
         zero = 0 * outputs.image_features.sum()
         if len(outputs.sentence_features) == 0:
@@ -343,7 +343,7 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
             zero = zero + zero_through([*egma.text_model.parameters(), *egma.text_projection.parameters()])
         return zero
 
-    def _losses(self, outputs: EgmaOutput, rows: dict, study_ids) -> dict[str, torch.Tensor]:
+    def _losses(self, outputs, rows: dict, study_ids) -> dict[str, torch.Tensor]:
         config, scale = self.config, outputs.logit_scale
         images, patches = outputs.image_features, outputs.patch_features
         study_ids = study_ids if config.contrastive_targets == "hybrid" else None
@@ -357,8 +357,10 @@ class EgmaForPreTraining(EgmaPreTrainedModel):
             is_full = is_full.bool()
             study_ids = None if study_ids is None else gather_with_grad(study_ids)
         images, patches = unit(precise(images)), unit(precise(patches))
-        sentences, mask = padded_sentences(unit(precise(features)), index, is_full, len(images))
-        strengths = pad_sentences(strengths, index, ~is_full, len(images), sentences.shape[1])
+        # One search for the sentences' places serves both.
+        rows_of_both = torch.cat([unit(precise(features)), precise(strengths)], dim=1)
+        padded, mask = padded_sentences(rows_of_both, index, is_full, len(images))
+        sentences, strengths = padded.split([features.shape[1], strengths.shape[1]], dim=2)
 
         def clip():
             text = mean_sentence(sentences, mask)
@@ -408,7 +410,7 @@ def padded_sentences(
     counts = sentence_counts(image_index, keep, images)
     if _is_exporting():
         # As many as an image can have: an exported model cannot look.
-        width = torch.sym_max(1, features.shape[0])
+        width: int = torch.sym_max(1, features.shape[0])  # pyright: ignore[reportAssignmentType]
     else:
         # The number of slots is the one thing that has to be known outside the tensors.
         width = max(1, int(counts.max()))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -45,9 +46,9 @@ def saved_weights(name_or_path: str | os.PathLike, variant: str | None, hub: dic
         name_or_path, named(SAFE_WEIGHTS_INDEX_NAME), _raise_exceptions_for_missing_entries=False, **hub
     )
     if index is None:
-        files = [cached_file(name_or_path, named(SAFE_WEIGHTS_NAME), **hub)]
+        files = [str(cached_file(name_or_path, named(SAFE_WEIGHTS_NAME), **hub))]
     else:
-        files, _ = get_checkpoint_shard_files(name_or_path, index, **hub)
+        files = get_checkpoint_shard_files(str(name_or_path), index, **hub)[0] or []
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
@@ -57,7 +58,8 @@ def load_encoder(name_or_path: str | os.PathLike, **arguments) -> CoGazeForPreTr
     fields, _ = PreTrainedConfig.get_config_dict(name_or_path, **access)
     if fields.get("model_type") != "cogaze":
         raise ValueError(f"encoder_name_or_path: {name_or_path} is no CoGaze, but {fields.get('model_type')!r}.")
-    encoder, info = CoGazeForPreTraining.from_pretrained(name_or_path, output_loading_info=True, **arguments)
+    kind: Any = CoGazeForPreTraining
+    encoder, info = kind.from_pretrained(name_or_path, output_loading_info=True, **arguments)
     if any("_classifier." in name for name in info["missing_keys"]):
         del encoder.vision_classifier, encoder.report_classifier
         encoder.config.use_classification = False
@@ -84,7 +86,8 @@ def load_parts(
         encoder = _from_weights(CoGazeForPreTraining, config.encoder_config, "encoder", weights, attention)
     loading = {"dtype": "auto"} | loading | _attention(config.text_config, loading)
     if config.base_model_name_or_path is not None:
-        language_model = AutoModelForCausalLM.from_pretrained(config.base_model_name_or_path, **access, **loading)
+        base = config.base_model_name_or_path
+        language_model: Any = AutoModelForCausalLM.from_pretrained(base, **access, **loading)
     else:
         kind = AutoModelForCausalLM._model_mapping[type(config.text_config)]
         language_model = _from_weights(kind, config.text_config, "language_model", weights, loading)
@@ -107,8 +110,8 @@ def _attention(config: PreTrainedConfig, loading: dict) -> dict[str, str]:
 
 
 def _from_weights(
-    kind: type[PreTrainedModel], config: PreTrainedConfig, part: str, weights: dict[str, torch.Tensor], loading: dict
-) -> PreTrainedModel:
+    kind: Any, config: PreTrainedConfig, part: str, weights: dict[str, torch.Tensor], loading: dict
+) -> Any:
     """By `from_pretrained`, which knows the names that tensors have in files, and how to quantise and to offload."""
     names = [name for name in weights if name.startswith(f"{part}.") and not is_lora(name)]
     # Within LoRA, a layer's own weights have another name.

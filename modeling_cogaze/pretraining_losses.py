@@ -1,14 +1,18 @@
 """What CoGaze's pretraining adds up, over the joined batch of all processes."""
 
+from typing import Any
+
 import torch
 
 from .distributed import gather_with_grad, mean_over_processes
-from .dual_encoder import zero_through
+from .dual_encoder import Mixed, zero_through
 from .losses_cogaze import class_balanced_focal_loss, images_with_gaze, precise, soft_gaze_loss
 
 
-class PreTrainingLosses:
+class PreTrainingLosses(Mixed):
     """The parts of `CoGazeForPreTraining`'s loss."""
+
+    cogaze: Any
 
     def _contrastive_loss(self, image_features, text_features, study_ids, present=None):
         if self.config.contrastive_targets == "single":
@@ -32,7 +36,7 @@ class PreTrainingLosses:
         if present is not None and report_logits is not None:
             of_each[1] = labels.masked_fill(~present[:, None], torch.nan)
         losses = [class_balanced_focal_loss(each, own, *balance) for each, own in zip(logits, of_each, strict=True)]
-        return sum(losses) / len(losses)
+        return torch.stack(losses).mean()
 
     def _gaze_loss(self, outputs, gaze_targets, image_index):
         config = self.config
@@ -58,9 +62,9 @@ class PreTrainingLosses:
             count_empty_images=config.gaze_count_empty_images,
         )
 
-    def _zero(self, complete: bool) -> torch.Tensor:
+    def _zero(self, complete: bool) -> torch.Tensor | int:
         """Zero, with a graph to the parameters that this batch left out: DDP waits for each one's gradient."""
         idle = [self.cogaze.logit_scale, self.cogaze.logit_scale_gaze]
         if not complete:
-            idle = self.parameters()
+            idle = list(self.parameters())
         return zero_through(idle)

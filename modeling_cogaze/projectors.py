@@ -43,7 +43,8 @@ class CoGazeImageProjector(nn.Module):
     def __init__(self, config: CoGazeConfig):
         super().__init__()
         width = vision_width(config.vision_config)
-        self.row_embedding = self.column_embedding = None
+        self.row_embedding: nn.Embedding | None = None
+        self.column_embedding: nn.Embedding | None = None
         if config.patch_positions:
             rows, columns = config.grid_size
             self.row_embedding, self.column_embedding = nn.Embedding(rows, width), nn.Embedding(columns, width)
@@ -51,34 +52,25 @@ class CoGazeImageProjector(nn.Module):
         self.norm = CoGazeRMSNorm(width)
         self.projector = CoGazeProjector(width, config)
 
-    def _positions(self, rows: int, columns: int, device: torch.device) -> torch.Tensor:
-        """(rows x columns, W)."""
-        down, across = (
-            weight
-            if weight.shape[0] == length
-            else nn.functional.interpolate(weight.T[None], length, mode="linear")[0].T
-            for weight, length in (
-                (_all_rows(self.row_embedding, device), rows),
-                (_all_rows(self.column_embedding, device), columns),
-            )
-        )
-        return (down[:, None] + across).flatten(0, 1)
-
     def forward(
         self, tokens: torch.Tensor, view_position_ids: torch.Tensor, grid_size: tuple[int, int]
     ) -> torch.Tensor:
         """(B, P or 1 + P, D) from the vision encoder's tokens (B, P or 1 + P, W) of a grid of P patches."""
         tokens = tokens + self.view_position_embedding(view_position_ids)[:, None]
-        if self.row_embedding is not None:
-            positions = self._positions(*grid_size, tokens.device)
+        if self.row_embedding is not None and self.column_embedding is not None:
+            down = _positions(self.row_embedding, grid_size[0], tokens.device)
+            across = _positions(self.column_embedding, grid_size[1], tokens.device)
+            positions = (down[:, None] + across).flatten(0, 1)
             others = tokens.shape[1] - positions.shape[0]
             tokens = tokens + nn.functional.pad(positions, (0, 0, others, 0))
         return self.projector(self.norm(tokens))
 
 
-def _all_rows(embedding: nn.Embedding, device: torch.device) -> torch.Tensor:
+def _positions(embedding: nn.Embedding, length: int, device: torch.device) -> torch.Tensor:
+    """(length, W) an embedding's rows, interpolated where it has another number of them."""
     # Through its `forward`, which brings offloaded weights in; those name no device of their own.
-    return embedding(torch.arange(embedding.num_embeddings, device=device))
+    rows = embedding(torch.arange(embedding.num_embeddings, device=device))
+    return rows if rows.shape[0] == length else nn.functional.interpolate(rows.T[None], length, mode="linear")[0].T
 
 
 __all__ = ["CoGazeImageProjector", "CoGazeProjector", "CoGazeRMSNorm"]

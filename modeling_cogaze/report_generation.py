@@ -1,18 +1,20 @@
 """What the report generators of both families share: a decoder that reads an encoded image by cross-attention."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
 from .beam_search import BeamSearchMixin, TokenProbabilities, share_images
 from .calls import COMPANION_INPUTS, LAYER_FLAGS, inputs_of, layers_of
 from .distributed import mean_over_processes
-from .dual_encoder import freeze, spare_idle_parameters, zero_through
+from .dual_encoder import Mixed, freeze, spare_idle_parameters, zero_through
 from .encoders import build_part, copy_weights
 from .support import SupportMixin, check_min_support
 
@@ -85,10 +87,10 @@ class GroundedReports(ModelOutput):
     reports: list[str] | None = None
 
 
-def as_encoded(outputs: ModelOutput | tuple) -> EncodedImages:
+def as_encoded(outputs: Any) -> EncodedImages:
     """What `encode` gave; a tuple is (memory,) or (memory, patches)."""
     if isinstance(outputs, ModelOutput):
-        return outputs
+        return cast(EncodedImages, outputs)
     return EncodedImages(**dict(zip(("last_hidden_state", "patch_features"), outputs, strict=False)))
 
 
@@ -108,13 +110,16 @@ def probabilities_of(logits: torch.Tensor, sequences: torch.Tensor) -> torch.Ten
     return nn.functional.pad((chosen - logits.logsumexp(dim=-1)).exp(), (1, 0), value=1.0)
 
 
-class GroundingMixin:
+class GroundingMixin(Mixed):
     """Where the sentences of written reports look.
 
     A class has `predict_gaze(patch_features, input_ids, attention_mask, image_index)` -> (N, P), and
     `_token_probabilities(sequences, memory, image_index, **prompts)` -> (R, L): the probability of each token after
     those before it, 1 for the first.
     """
+
+    predict_gaze: Callable[..., torch.Tensor]
+    _token_probabilities: Callable[..., torch.Tensor]
 
     @torch.no_grad()
     def ground(
@@ -141,16 +146,14 @@ class GroundingMixin:
         result = GroundedReports(
             sequences=sequences, sentences=[text for _, text, _, _ in located], sentence_report_index=rows
         )
+        patches: Any = encoded.patch_features
         if not located:
-            patches = encoded.patch_features
             result.gaze_maps = patches.new_zeros(0, patches.shape[1])
             result.map_confidence = result.text_confidence = result.text_least = patches.new_zeros(0)
             result.boxes = result.box_scores = []
             return result
         tokens = processor.tokenize_sentences(result.sentences).to(device)
-        maps = self.predict_gaze(
-            encoded.patch_features, tokens["input_ids"], tokens["attention_mask"], image_of[rows]
-        ).float()
+        maps = self.predict_gaze(patches, tokens["input_ids"], tokens["attention_mask"], image_of[rows]).float()
         entropy = -torch.special.xlogy(maps, maps).sum(dim=-1)
         result.gaze_maps = maps
         result.map_confidence = 1 - entropy / torch.tensor(maps.shape[1]).log()
@@ -172,10 +175,10 @@ class ReportEncoder(nn.Module):
 
     main_input_name = "pixel_values"
 
-    def __init__(self, generator: PreTrainedModel):
+    def __init__(self, generator: "ReportGenerationMixin"):
         super().__init__()
         self.model = generator.base_model
-        self.encode = generator.encode
+        self.encode: Callable[..., EncodedImages] = generator.encode
 
     def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> EncodedImages:
         known = inputs_of(self.encode) | {"return_dict"}
@@ -188,6 +191,9 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
     A class has `encode(...) -> EncodedImages`, which runs once per image, and `predict_gaze(patch_features, input_ids,
     attention_mask, image_index)`.
     """
+
+    encode: Callable[..., EncodedImages]
+    decoder: PreTrainedModel
 
     def build_decoder(self, memory_width: int) -> None:
         """Make `decoder` from `config.decoder_config`, and bring encoded images (B, M, memory_width) to its width.
@@ -222,7 +228,7 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
         checkpoint: str | os.PathLike,
         tokenizer,
         decoder: str | os.PathLike | None = None,
-        config: PreTrainedConfig | None = None,
+        config: Any = None,
         **decoder_fields,
     ):
         """A report generator on a pretrained encoder.
@@ -235,7 +241,8 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
             config: of the encoder; the checkpoint's by default.
             decoder_fields: of the decoder's config, as for `config.add_decoder`.
         """
-        config = cls.config_class.from_pretrained(checkpoint) if config is None else config
+        kind: Any = cls.config_class
+        config = kind.from_pretrained(checkpoint) if config is None else config
         pretrained = None
         if decoder is not None:
             pretrained = AutoModelForCausalLM.from_pretrained(decoder)
@@ -244,7 +251,8 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
             fields = {name: value for name, value in pretrained.config.to_dict().items() if name not in special}
             decoder_fields = fields | decoder_fields
         model = cls(config.add_decoder(tokenizer, **decoder_fields))
-        encoder = type(model.base_model).from_pretrained(checkpoint, config=config)
+        base: Any = type(model.base_model)
+        encoder = base.from_pretrained(checkpoint, config=config)
         model.base_model.load_state_dict(encoder.state_dict())
         if pretrained is not None:
             lacking = [name for name in copy_weights(model.decoder, pretrained) if "cross" not in name]
@@ -254,7 +262,8 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
 
     def adjust_generation_fn(self, *args, **kwargs) -> None:
         """Part of `from_pretrained`; a checkpoint that comes without a decoder says nothing of its special tokens."""
-        super().adjust_generation_fn(*args, **kwargs)
+        # transformers declares its `self` to be a class of its own.
+        super().adjust_generation_fn(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self.generation_config, name) is None:
                 setattr(self.generation_config, name, getattr(self.config.decoder_config, name))
@@ -272,7 +281,7 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
     def set_input_embeddings(self, value: nn.Module):
         self.decoder.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Module | None:
         return self.decoder.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module):
@@ -295,7 +304,7 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
 
     def run_decoder(
         self,
-        encoded: EncodedImages | tuple,
+        encoded: Any,
         labels: torch.Tensor | None,
         decoder_input_ids: torch.Tensor | None,
         decoder_attention_mask: torch.Tensor | None,
@@ -303,21 +312,22 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
         use_cache: bool | None,
         logits_to_keep: int,
         idle: list[nn.Parameter],
-        **asked: bool,
+        **asked: bool | None,
     ) -> Seq2SeqLMOutput:
         """The second half of `forward`.
 
         Args:
+            encoded: what `encode` gave, or (memory,).
             idle: parameters that this batch leaves out, which DDP waits for.
             asked: `LAYER_FLAGS`, for the decoder.
         """
-        if labels is None and decoder_input_ids is None:
-            raise ValueError("labels and decoder_input_ids: give one of them.")
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("labels and decoder_input_ids: give one of them.")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         encoded = as_encoded(encoded)
-        memory = encoded.last_hidden_state
+        memory: Any = encoded.last_hidden_state
         if labels is not None:
-            if decoder_input_ids is None:
-                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             targets = labels if labels.shape[1] == decoder_input_ids.shape[1] else labels[:, 1:]
             if targets.shape != decoder_input_ids.shape:
                 raise ValueError(
@@ -406,7 +416,9 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
         told = TokenProbabilities()
         if return_grounding:
             kwargs["logits_processor"] = [*(kwargs.get("logits_processor") or []), told]
-        outputs = super().generate(generation_config=generation_config, encoder_outputs=memory, **kwargs)
+        kwargs |= {"generation_config": generation_config, "encoder_outputs": memory}
+        stock: Any = super()  # transformers declares the `self` of these to be a class of its own
+        outputs = stock.generate(**kwargs)
         if not return_grounding:
             return outputs
         sequences = outputs if isinstance(outputs, torch.Tensor) else outputs.sequences

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from .batches import given_sizes
+from .processor_parts import ProcessorPart
 from .statements import affirms
 
 UPSAMPLED = 4  # pixels per patch, across and down, in which a region's border is found
@@ -138,7 +139,7 @@ def _region_boxes(values: torch.Tensor, labels: torch.Tensor, settings: BoxSetti
     return boxes[order], mass[order]
 
 
-class BoxMixin:
+class BoxMixin(ProcessorPart):
     """For a processor with `grid_size` and `crop_box`."""
 
     def sentence_boxes(
@@ -161,7 +162,8 @@ class BoxMixin:
         if len(sentences) != len(boxes):
             raise ValueError(f"sentences: {len(sentences)} for {len(boxes)} maps; give one for each.")
         kept = [None if affirms(sentence) else 0 for sentence in sentences]
-        return tuple([each[:end] for each, end in zip(side, kept, strict=True)] for side in (boxes, scores))
+        boxes = [each[:end] for each, end in zip(boxes, kept, strict=True)]
+        return boxes, [each[:end] for each, end in zip(scores, kept, strict=True)]
 
     def boxes_of_original(
         self, boxes: torch.Tensor, image_size: Sequence[float], picture_size: Sequence[float] | None = None

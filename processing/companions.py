@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .processor_parts import ProcessorPart
+
 # `companion_role_ids`, by the role's name in records.
 ROLES = {"view": 0, "prior": 1}
 COMPANION_ARGUMENTS = (
@@ -18,7 +20,7 @@ STORED = "vision_features"
 OF_PRIORS = ("prior_view_position", "prior_days", "prior_report")
 
 
-class CompanionMixin:
+class CompanionMixin(ProcessorPart):
     """For a processor with `max_companions`, `image_processor`, `read_picture`, `_framed` and `_view_ids`."""
 
     def _companions(self, given: dict[str, list]) -> dict[str, torch.Tensor]:

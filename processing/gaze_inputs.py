@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from .gaze import clean_fixations, gaze_targets, heatmap_targets, rendered_targets, validate_reading
+from .processor_parts import ProcessorPart
 
 
-class GazeInputs:
+class GazeInputs(ProcessorPart):
     """What a processor with a patch grid makes of gaze."""
 
     def _gaze(self, gaze, sizes, boxes, reports: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
@@ -39,7 +40,8 @@ class GazeInputs:
         validate_reading(reading, name)
         reading, _ = clean_fixations(reading, size)
         if self.gaze_maps == "rendered":
-            return rendered_targets(reading, size, self.grid_size, box, size=self._pixel_size()[::-1])
+            height, width = self._pixel_size()
+            return rendered_targets(reading, size, self.grid_size, box, size=(width, height))
         return gaze_targets(reading, size, self.grid_size, box)
 
     def _rendered(self, reading, sentences: int, size, box, name: str) -> np.ndarray:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 
 from .batches import given_sizes
+from .processor_parts import ProcessorPart
 from .targets import masks_of_original
 
 
-class MaskPostProcessing:
+class MaskPostProcessing(ProcessorPart):
     """For a processor with `crop_box` and `exclusive_classes`."""
 
     def post_process_masks(

@@ -352,7 +352,7 @@ class CoGazeProcessor(
             if record.get("error"):
                 raise ValueError(record["error"])
         names = {"view_position", "study_id", "indication", "history", "gaze", *optional}
-        named = {name: [record.get(name) for record in records] for name in names}
+        named: dict[str, Any] = {name: [record.get(name) for record in records] for name in names}
         named["image_size"] = [(record["image_width"], record["image_height"]) for record in records]
         named |= asked
         if self.max_companions:
@@ -423,7 +423,7 @@ class CoGazeProcessor(
             ids, mask = (np.array(encoded[name], np.int64) for name in ("input_ids", "attention_mask"))
         return {f"{prefix}input_ids": torch.from_numpy(ids), f"{prefix}attention_mask": torch.from_numpy(mask)}
 
-    def _context(self, indications, histories, priors=None) -> dict[str, torch.Tensor]:
+    def _context(self, indications, histories, priors: Any = None) -> dict[str, torch.Tensor]:
         count = len(indications or histories or priors)
         named = {"indication": indications, "history": histories, "prior_report": priors}
         columns = [self._texts(values or [""] * count, name) for name, values in named.items()]

@@ -117,6 +117,8 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         own = {name: getattr(encoder_processor, name) for name in names}
         return cls(encoder_processor.image_processor, tokenizer, encoder_processor.tokenizer, **own | options)
 
+    context_tokenizer: Any  # set by `ProcessorMixin`
+
     @property
     def image_token_id(self) -> int:
         return self.tokenizer.convert_tokens_to_ids(self.image_token)
@@ -197,7 +199,7 @@ class CoGazePrefixProcessor(CoGazeProcessor):
             "prior_days": prior_days,
             "prior_report": prior_report,
         }
-        given = {name: value for name, value in arguments.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in arguments.items() if value is not None}
         encoders = copy.copy(own)
         encoders.text_arguments = {}
         data = {}
@@ -210,8 +212,8 @@ class CoGazePrefixProcessor(CoGazeProcessor):
         count = 0 if counted is None else len(counted)
         for name, values in (("similar_report", drafts), ("diseases", named), ("text", written)):
             if values is not None and (not isinstance(values, Sequence) or len(values) != count):
-                given = f"{len(values)} entries" if isinstance(values, Sequence) else repr(values)
-                raise ValueError(f"{name}: {given} for {count} images; give one per image.")
+                what = f"{len(values)} entries" if isinstance(values, Sequence) else repr(values)
+                raise ValueError(f"{name}: {what} for {count} images; give one per image.")
         data |= own.prompts(drafts or [None] * count, named or [None] * count, written or [None] * count)
         if return_tensors == "np":
             data = {name: tensor.numpy() for name, tensor in data.items()}

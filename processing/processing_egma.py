@@ -48,8 +48,8 @@ class EgmaProcessor(CoGazeProcessor):
             image_mean=[IMAGE_MEAN] * 3,
             image_std=[IMAGE_STD] * 3,
         )
-        lengths = {"max_report_length": 77, "max_transcript_length": 77}
-        return cls(image_processor, tokenizer, **lengths | {"grid_size": config.grid_size} | options)
+        asked = {"max_report_length": 77, "max_transcript_length": 77, "grid_size": config.grid_size} | options
+        return cls(image_processor, tokenizer, **asked)
 
     @staticmethod
     def check_image_processor(image_processor) -> None:
@@ -66,14 +66,15 @@ class EgmaProcessor(CoGazeProcessor):
         return -left * across, -top * down, (side - left) * across, (side - top) * down
 
     def _framed(self, picture: Image.Image) -> Image.Image:
-        square = Image.new(picture.mode, (max(picture.size),) * 2)
+        side = max(picture.size)
+        square = Image.new(picture.mode, (side, side))
         square.paste(picture, _margins(picture.size))
         return square
 
     def _reading_room(self, given: dict[str, list], sizes, boxes, reports_optional: bool) -> dict[str, torch.Tensor]:
         if "gaze" not in given and "findings" not in given:
             return {}
-        count = len(given.get("gaze", given.get("findings")))
+        count = len(given["gaze"] if "gaze" in given else given["findings"])
         readings = given.get("gaze", [[]] * count)
         if "findings" in given:
             reports = self._texts(given["findings"], "findings")

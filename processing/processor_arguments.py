@@ -1,21 +1,23 @@
 """The keyword arguments that every processor of transformers takes, for one call."""
 
 import copy
-from typing import Any
+from typing import Any, Self
 
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs
+
+from .processor_parts import ProcessorPart
 
 # What of the stock text arguments has a meaning here.
 TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "pad_to_multiple_of", "padding_side")
 
 
-class StockArgumentsMixin:
+class StockArgumentsMixin(ProcessorPart):
     """For a `ProcessorMixin` with an `image_processor`, whose texts get special tokens as it says."""
 
     # What a call asks of the tokenizer beside the processor's own lengths.
     text_arguments: dict[str, Any] = {}
 
-    def adjusted(self, return_tensors: str, kwargs: dict) -> tuple["StockArgumentsMixin", str]:
+    def adjusted(self, return_tensors: str, kwargs: Any) -> tuple[Self, str]:
         """This processor as a call's keyword arguments want it, and the kind of tensors that they ask for.
 
         Args:
@@ -39,7 +41,8 @@ class StockArgumentsMixin:
         unknown |= {*named["text_kwargs"]} - of_texts | {*named["images_kwargs"]} - of_images
         if unknown:
             raise TypeError(f"{min(unknown)}: {type(self).__name__} knows no such argument.")
-        merged = self._merge_kwargs(ProcessingKwargs, **kwargs)
+        merge: Any = self._merge_kwargs
+        merged = merge(ProcessingKwargs, **kwargs)
         texts, images = merged["text_kwargs"], merged["images_kwargs"]
         for each in (images, texts):
             return_tensors = each.pop("return_tensors", None) or return_tensors

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, LogitsProcessorList
 
 from .gaze_pictures import paint_gaze
+from .processor_parts import ProcessorPart
 from .radiographs import read_radiograph
 from .reports import sentence_spans, split_report_sections, without_sentences, without_title
 from .statements import affirms, agreement, topic
@@ -19,7 +20,7 @@ from .structured_generation import StructuredReportLogitsProcessor
 IGNORED = -100
 
 
-class ReportTextMixin:
+class ReportTextMixin(ProcessorPart):
     """What a processor with a `tokenizer` needs for report generation."""
 
     @property

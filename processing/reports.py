@@ -160,7 +160,7 @@ def write_structured(sections: Mapping[str, Sequence[str]]) -> str:
 
 
 # The words by which a sentence is put under a header.
-_ABOUT = {
+_WORDS = {
     "Tubes, Catheters, and Support Devices": r"\b(?:tubes?|catheters?|pacemaker|pacing device|intubated|PICC|"
     r"(?:central |IJ |venous )+line|lines? (?:or|and|tip|terminates)|lines,|devices?|(?:ET|NG|OG) tube)\b|"
     r"\b(?:left|right)(?:-sided)? line\b",
@@ -176,7 +176,7 @@ _ABOUT = {
     r"atelecta\w+|volume loss|edema|congestion|perihilar|pulmonary|nod\w+|mass\w*|bronch\w+|trache\w+|density|"
     r"basilar|retrocardiac)\b",
 }
-_ABOUT = {header: re.compile(pattern, re.I) for header, pattern in _ABOUT.items()}
+_ABOUT = {header: re.compile(pattern, re.I) for header, pattern in _WORDS.items()}
 
 
 def plain_findings(text: str) -> str:
@@ -194,7 +194,7 @@ def structure_findings(text: str) -> str:
     sections: dict[str, list[str]] = {}
     for sentence in split_sentences(text):
         found = {header: match.start() for header, about in _ABOUT.items() if (match := about.search(sentence))}
-        sections.setdefault(min(found, key=found.get, default="Other"), []).append(sentence)
+        sections.setdefault(min(found, key=found.__getitem__, default="Other"), []).append(sentence)
     return write_structured(sections)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from bisect import bisect_left
+from typing import Any
 
 import torch
 from transformers import LogitsProcessor
@@ -54,7 +55,7 @@ class StructuredReportLogitsProcessor(LogitsProcessor):
         if max_length is not None and max_length - begin_index < needed:
             raise ValueError(f"max_length: {max_length} leaves no room for the shortest report, {needed} tokens.")
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
         left = self._ample
         if self.max_length is not None:
             left = min(left, self.max_length - input_ids.shape[1])
@@ -96,7 +97,7 @@ class StructuredReportLogitsProcessor(LogitsProcessor):
         below = ((_BULLET, rank), *(("\n" + section, own) for section, own in _sections(rank)))
         return _written(below, after) if has_word else None
 
-    def _mask(self, state: tuple, left: int, scores: torch.Tensor) -> torch.Tensor:
+    def _mask(self, state: tuple, left: float, scores: torch.Tensor) -> torch.Tensor:
         """(V,) bool: tokens that are allowed and, with `left` tokens to go, leave enough of them."""
         key = (state, left, scores.shape[-1], scores.device)
         if key not in self._masks:

@@ -115,7 +115,8 @@ def region_masks(record: Mapping, labels: Sequence[str] | None = None) -> np.nda
     regions = record["regions"] or []
     masks = [None if region["mask"] is None else np.asarray(region["mask"]) > 0 for region in regions]
     for number, (region, mask) in enumerate(zip(regions, masks, strict=True)):
-        if mask is not None and not in_proportion(*mask.shape, record["image_height"], record["image_width"]):
+        size = record["image_height"], record["image_width"]
+        if mask is not None and not in_proportion(mask.shape[0], mask.shape[1], *size):
             raise ValueError(
                 f"regions[{number}]: the mask of {region['label']!r} has {mask.shape[1]} x {mask.shape[0]} pixels for "
                 f"a radiograph of {record['image_width']} x {record['image_height']}; give it in its proportions."

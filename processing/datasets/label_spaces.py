@@ -50,8 +50,7 @@ class LabelColumns:
         """(C,) int64 codes of the joined labels for a record's own; without any, nothing is annotated."""
         if not len(own):
             return np.full(len(self.names), NOT_ANNOTATED)
-        own = np.asarray(own, np.int64)
-        codes = np.where(self.places >= 0, own[self.places], NOT_ANNOTATED)
+        codes = np.where(self.places >= 0, np.asarray(own, np.int64)[self.places], NOT_ANNOTATED)
         if self.derived is not None:
             codes[self.derived] = NEGATIVE if np.isin(own, (POSITIVE, UNCERTAIN)).any() else POSITIVE
         return codes

@@ -48,7 +48,7 @@ class LabelTexts:
         chosen = [absent[place] for place in rng.permutation(len(absent))[:wanted]]
         spoken = others + chosen
         order = rng.permutation(len(spoken))
-        return " ".join(self._sentence(*spoken[place], rng) for place in order)
+        return " ".join(self._sentence(spoken[place][0], spoken[place][1], rng) for place in order)
 
     def _sentence(self, name: str, side: str, rng: np.random.Generator) -> str:
         choices = self._choices(name, side)

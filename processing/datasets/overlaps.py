@@ -63,12 +63,12 @@ def overlap(first, second, names: tuple[str, str] = ("first", "second")) -> Over
     collection = next((name for name, drawn in COLLECTIONS.items() if set(sources) <= set(drawn)), None)
     if collection is None or called[0] == called[1]:
         return None
-    called = [f"{name} ({own})" for name, own in zip(names, called, strict=True)]
-    ids = [_ids(each) for each in (first, second)]
-    if collection in _RENAMED or None in ids:
-        return Overlap(*called, collection)
-    images, patients = (len(ids[0][kind] & ids[1][kind]) for kind in (0, 1))
-    return Overlap(*called, collection, images, patients) if patients or images else None
+    one, other = (f"{name} ({own})" for name, own in zip(names, called, strict=True))
+    ids, other_ids = _ids(first), _ids(second)
+    if collection in _RENAMED or ids is None or other_ids is None:
+        return Overlap(one, other, collection)
+    images, patients = (len(ids[kind] & other_ids[kind]) for kind in (0, 1))
+    return Overlap(one, other, collection, images, patients) if patients or images else None
 
 
 def overlaps(data: Mapping) -> Iterator[Overlap]:

@@ -9,7 +9,8 @@ from .sheet import contact_sheet, statistics
 
 
 def main(arguments: Sequence[str] | None = None):
-    parser = argparse.ArgumentParser(prog="python -m processing.datasets.phantom", description=__doc__.split("\n")[0])
+    summary = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m processing.datasets.phantom", description=summary)
     parser.add_argument("--contact-sheet", metavar="PNG", help="write a sheet of labelled examples")
     parser.add_argument("--stats", action="store_true", help="print label prevalences and counts")
     parser.add_argument("--split", default="train", choices=[*DEFAULT_SIZES, "gallery"])

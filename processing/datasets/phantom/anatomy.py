@@ -166,7 +166,8 @@ def _source(appearance=NARROW):
     spacing = json.loads(DATA.with_suffix(".json").read_text())["spacing_mm"]
     if spacing != [SPACING] * 3:
         raise ValueError(f"{DATA}.json: spacing_mm is {spacing}, expected {SPACING} mm")
-    bone = ndimage.binary_dilation(np.isin(labels, BONE_LABELS)) & ~np.isin(labels, VESSEL_LABELS + HEART_LABELS)
+    bone = np.asarray(ndimage.binary_dilation(np.isin(labels, BONE_LABELS)), bool)
+    bone &= ~np.isin(labels, VESSEL_LABELS + HEART_LABELS)
     excess = np.clip(hu - SOFT_TISSUE_CAP, 0, 900) * bone
     excess *= np.where(ndimage.binary_dilation(np.isin(labels, SPINE_LABELS)), SPINE_EXCESS, BONE_EXCESS)
     if appearance == WIDE:
@@ -175,18 +176,18 @@ def _source(appearance=NARROW):
 
     lungs = np.isin(labels, LUNG_LABELS["left"] + LUNG_LABELS["right"])
     across = np.maximum.accumulate(lungs, 0) & np.maximum.accumulate(lungs[::-1], 0)[::-1]
-    wall = ndimage.distance_transform_edt(across) * SPACING
+    wall = np.asarray(ndimage.distance_transform_edt(across)) * SPACING
     return density * WATER, labels, wall.astype(np.float32), _mark_zones(labels, across, wall)
 
 
 def _sharpen_bone(excess, labels):
     """Bone as its cortex would have it, which 2 mm voxels blur; without the raised arms, which hang on a wide field."""
     blurred = ndimage.gaussian_filter(excess, 1.2)
-    arms = ndimage.binary_dilation(np.isin(labels, HUMERUS_LABELS), iterations=2)
+    arms = np.asarray(ndimage.binary_dilation(np.isin(labels, HUMERUS_LABELS), iterations=2), bool)
     return np.clip(excess + 1.2 * (excess - blurred), 0, None) * ~arms
 
 
-def _mark_zones(labels, across, wall):
+def _mark_zones(labels: np.ndarray, across: np.ndarray, wall: np.ndarray) -> np.ndarray:
     x, y, z = np.ogrid[tuple(slice(0, n) for n in labels.shape)]
     zones = np.zeros(labels.shape, np.uint8)
     heart = np.isin(labels, HEART_LABELS)
@@ -196,7 +197,7 @@ def _mark_zones(labels, across, wall):
     veins = np.argwhere(labels == 53).mean(0)
     for side, outward in (("left", 1), ("right", -1)):
         lung = np.isin(labels, LUNG_LABELS[side])
-        columns = lung.any(2)
+        columns = np.asarray(lung.any(2))
         bottom = np.where(columns, lung.argmax(2), 0)
         top_of_lung = np.where(lung.any((0, 1)))[0][-1]
         near_bottom = (np.abs(z - bottom[:, :, None]) <= 3) & columns[:, :, None]
@@ -246,13 +247,13 @@ def _deformation(index, shape, labels):
     return source
 
 
-def _silhouettes(masks, depth_axis):
+def _silhouettes(masks, depth_axis) -> np.ndarray:
     """(structure, X, Y, Z) bool at 4 mm -> (structure, thick slab, Z, across) uint8, 255 where the structure lies."""
     moved = np.moveaxis(masks, (1 + depth_axis, 3), (1, 2))
     padding = -moved.shape[1] % SILHOUETTE_DEPTH
     moved = np.pad(moved, ((0, 0), (0, padding), (0, 0), (0, 0)))
     shape = (moved.shape[0], -1, SILHOUETTE_DEPTH, *moved.shape[2:])
-    return moved.reshape(shape).any(2).astype(np.uint8) * 255
+    return np.where(moved.reshape(shape).any(2), np.uint8(255), np.uint8(0))
 
 
 def slab_sums(density, depth_axis):

@@ -20,7 +20,7 @@ def resize_cubic(values, size):
     """(n, m, k) control values -> float32 (size) by cubic interpolation along each axis."""
     for axis, length in enumerate(size):
         basis = ndimage.zoom(np.eye(values.shape[axis]), (length / values.shape[axis], 1), order=3, grid_mode=False)
-        values = np.moveaxis(np.tensordot(basis, values, (1, axis)), 0, axis)
+        values = np.moveaxis(np.tensordot(np.asarray(basis), values, (1, axis)), 0, axis)
     return values.astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -175,7 +176,7 @@ class _Gaze:
     def _anywhere(self, count: int) -> np.ndarray:
         return self._sampled(("search",), self._search_density, count)
 
-    def _search_density(self) -> np.ndarray | None:
+    def _search_density(self) -> Any:
         maps = {name: self.rendering.anatomy[name] for name in SEARCHED if name in self.rendering.anatomy}
         return sum(SEARCHED[name] * map / map.sum() for name, map in maps.items() if map.any()) if maps else None
 
@@ -188,9 +189,9 @@ class _Gaze:
     def _sampled(self, key, values, count: int) -> np.ndarray:
         """Points in shares of the picture, as dense as the map's values; around the middle where it has none."""
         if key not in self._places:
-            density = values()
-            total = None if density is None else np.cumsum(density, dtype=np.float64)
-            self._places[key] = (density.shape, total) if total is not None and total[-1] > 0 else None
+            density: Any = values()
+            total = np.zeros(1) if density is None else np.cumsum(density, dtype=np.float64)
+            self._places[key] = (density.shape, total) if total[-1] > 0 else None
         if self._places[key] is None:
             return np.clip(self.rng.normal(0.5, 0.12, (count, 2)), 0.02, 0.98)
         (rows, columns), total = self._places[key]

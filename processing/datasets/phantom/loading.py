@@ -229,6 +229,7 @@ def phantom_records(
         )
     if past is not None and not earlier:
         earlier = phantom_records(split, index - 1, seed, image_size, priors, appearance=appearance)
+    earlier = earlier or []
     companions = chosen_companions(records, earlier if past else [], past and past.days, views=views)
     for record, found in zip(records, companions, strict=True):
         record["companions"] = found

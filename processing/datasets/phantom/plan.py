@@ -1,6 +1,7 @@
 """What is drawn for one phantom study: the vocabulary that rendering, text and gaze share."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 LOBES = (
     "right upper lobe",
@@ -85,6 +86,6 @@ class Rendering:
     "right costophrenic angle", "diaphragm", "spine", "ribs", "clavicles".
     """
 
-    image: object
+    image: Any
     lesion_masks: list
     anatomy: dict = field(default_factory=dict)

@@ -49,7 +49,8 @@ def render_study(plan: StudyPlan, image_size: int, appearance: str = NARROW) -> 
         if upright not in scenes:
             scenes[upright] = _put_lesions(body, plan, upright)
         expose_view = _expose if appearance == NARROW else _expose_wide
-        renderings.append(expose_view(body, plan, *scenes[upright], view, seed, image_size))
+        scene, healthy, parts = scenes[upright]
+        renderings.append(expose_view(body, plan, scene, healthy, parts, view, seed, image_size))
     return renderings
 
 

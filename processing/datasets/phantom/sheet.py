@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -24,8 +25,10 @@ def contact_sheet(dataset: Dataset, path: str | os.PathLike, columns: int = 4, i
     rows = -(-len(dataset) // columns)
     figure = Figure(figsize=(columns * image_inches, rows * image_inches * 1.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    colours = colormaps["Set2"].colors
-    for axis, record in zip(axes, dataset, strict=False):
+    colormap: Any = colormaps["Set2"]
+    colours = colormap.colors
+    records: Any = dataset
+    for axis, record in zip(axes, records, strict=False):
         width, height = record["image_width"], record["image_height"]
         axis.imshow(record["image"], cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
         colour_of = {}

@@ -1,6 +1,7 @@
 """Drawing phantom studies: patients, why they are examined, what is wrong with them, which views are taken."""
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from .plan import LOBES, Lesion, Patient, StudyPlan
@@ -164,7 +165,7 @@ def _lesions(reason: str, chronic: tuple[Lesion, ...], rng: random.Random) -> tu
     return tuple(lesions)
 
 
-def draw_lesion(kind: str, rng: random.Random, taken=frozenset()) -> Lesion:
+def draw_lesion(kind: str, rng: random.Random, taken: Collection[str] = ()) -> Lesion:
     severity, seed = rng.random(), rng.getrandbits(31)
     uncertain = rng.random() < 0.3 * (1 - severity)
     side, lobe = rng.choice(["left", "right"]), ""

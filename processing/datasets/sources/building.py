@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import datasets
+import datasets.config
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features
@@ -61,7 +62,7 @@ def _open_dicom(file, name) -> Image.Image:
 
 
 # Data sets that `map` brings back from its cache have lost `Radiograph` for a plain `Image`: DICOMs open there too.
-Image.register_open("DICOM", _open_dicom)
+Image.register_open("DICOM", _open_dicom)  # pyright: ignore[reportArgumentType] (any image does)
 
 
 def embedded(value: dict) -> dict:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
@@ -59,7 +60,8 @@ def with_companions(dataset: Dataset, priors: bool = False, views: bool = False,
     if most < 1:
         raise ValueError(f"max_companions: {most}; give 1 or more.")
     names = ["image_id", "image", "study_id", "patient_id", "view_position", "study_date", "findings"]
-    records = dataset.with_format("arrow").select_columns(names)[:].to_pylist()
+    table: Any = dataset.with_format("arrow").select_columns(names)[:]
+    records = table.to_pylist()
     if priors and not (facts_of(dataset).get("studies_ordered") or any(record["study_date"] for record in records)):
         raise ValueError(
             f"priors: {facts_of(dataset).get('source', 'this data set')} tells neither dates nor an order of a "

@@ -28,7 +28,7 @@ from .mimic_shared import PROTOCOL, clean_readings, find_reports, mimic_splits, 
 from .order import oldest_first
 from .roots import documented, find_root, read_text
 from .splits import choose_split
-from .tables import chexpert_codes, number, read_table
+from .tables import chexpert_codes, number, numbers, read_table
 
 VERSION = 2
 SOURCE_NAME = "EGD"
@@ -58,7 +58,7 @@ def load_egd(
     dropped: Counter = Counter()
     table = read_table(root / "master_sheet.csv", ("dicom_id", "path", "cxr_exam_indication|exam_indication"))
     before = Counter(table["dicom_id"])
-    table = table[~table.duplicated("dicom_id")]
+    table = pd.DataFrame(table[~table.duplicated("dicom_id")])
     readings, boxes = egd_readings(root, dropped), _boxes(root, dropped)
     facts = study_facts(mimic, table["dicom_id"])
     split_of, reports = mimic_splits(mimic), find_reports(mimic, reports_root)
@@ -136,7 +136,7 @@ def egd_readings(root: Path, dropped: Counter) -> dict[str, list[dict]]:
     )
     readings = {}
     for dicom, rows in table.groupby("DICOM_ID", sort=False):
-        transcript = root / "audio_segmentation_transcripts" / dicom / "transcript.json"
+        transcript = root / "audio_segmentation_transcripts" / str(dicom) / "transcript.json"
         spoken = transcript.is_file()
         dropped["transcript missing, gaze kept for the whole report"] += not spoken
         readings[dicom] = [
@@ -153,11 +153,11 @@ def fixations_of(rows: pd.DataFrame, dropped: Counter) -> list[dict]:
     """Fixations of one image's rows, in order of time; sigma is left to the default for EGD's screen."""
     fixations = []
     for row in rows.to_dict("records"):
-        end, seconds = number(row["Time (in secs)"]), number(row["FPOGD"])
-        x, y = number(row["X_ORIGINAL"]), number(row["Y_ORIGINAL"])
+        found = numbers([row[name] for name in ("Time (in secs)", "FPOGD", "X_ORIGINAL", "Y_ORIGINAL")])
+        end, seconds, x, y = found or (0, 0, 0, 0)
         if number(row.get("BKID", 0), 0) > 0:
             dropped["blink"] += 1
-        elif None in (end, seconds, x, y) or number(row["FPOGV"], 0) != 1 or seconds <= 0:
+        elif number(row["FPOGV"], 0) != 1 or seconds <= 0:
             dropped["lost gaze sample"] += 1
         elif x < 0 or y < 0:
             dropped["fixation beside the image"] += 1
@@ -211,8 +211,8 @@ def _boxes(root: Path, dropped: Counter) -> dict[str, list[dict]]:
     boxes = defaultdict(list)
     if file.is_file():
         for row in read_table(file, ("dicom_id", "bbox_name", "x1", "x2", "y1", "y2")).to_dict("records"):
-            corners = [number(row[name]) for name in ("x1", "y1", "x2", "y2")]
-            if None in corners:
+            corners = numbers([row[name] for name in ("x1", "y1", "x2", "y2")])
+            if corners is None:
                 dropped["box without four numbers"] += 1
             elif min(corners) < 0 or corners[0] >= corners[2] or corners[1] >= corners[3]:
                 dropped["box negative or empty"] += 1

@@ -56,7 +56,7 @@ def load_gazesearch(
     root = find_root(root, "GazeSearch", GAZESEARCH)
     mimic = find_root(mimic_root, "MIMIC-CXR-JPG", "files", "*metadata.csv*")
     dropped: Counter = Counter()
-    paths = _scanpaths(first_file(root, GAZESEARCH))
+    paths = _scanpaths(first_file(root, GAZESEARCH) or root / GAZESEARCH)
     own = {
         item["image_id"]: item
         for item in mimic_items(mimic, reports_root, dropped=dropped)

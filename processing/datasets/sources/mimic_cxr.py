@@ -163,7 +163,7 @@ def mimic_items(
     items = []
     wanted, known = ("dicom_id", "subject_id", "study_id", "Rows", "Columns", *STUDY_COLUMNS), patients_table(patients)
     table = without_duplicates(table, "dicom_id", dropped)
-    for row in table[[name for name in wanted if name in table]].to_dict("records"):
+    for row in table.filter(items=wanted).to_dict("records"):
         subject, study, dicom = row["subject_id"], row["study_id"], row["dicom_id"]
         folder = f"files/p{subject[:2]}/p{subject}/s{study}"
         files = [f"{root}/{folder}/{dicom}.{'dcm' if dicom_files else 'jpg'}"]

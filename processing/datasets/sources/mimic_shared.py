@@ -31,7 +31,7 @@ def mimic_splits(root: Path) -> dict[str, str]:
     if file is None:
         return {}
     table = read_table(file, ("dicom_id", "split"))
-    return {dicom: SPLITS.get(name, name) for dicom, name in zip(table["dicom_id"], table["split"], strict=True)}
+    return {dicom: SPLITS.get(name) or name for dicom, name in zip(table["dicom_id"], table["split"], strict=True)}
 
 
 def study_facts(root: Path, dicom_ids: Iterable[str], patients=None) -> dict[str, dict]:
@@ -53,7 +53,7 @@ def study_facts(root: Path, dicom_ids: Iterable[str], patients=None) -> dict[str
     known = patients_table(patients)
     table = read_table(file, ("dicom_id",))
     wanted = [name for name in ("dicom_id", "subject_id", *STUDY_COLUMNS) if name in table]
-    rows = table.loc[table["dicom_id"].isin(set(dicom_ids)), wanted].to_dict("records")
+    rows = table.loc[table["dicom_id"].isin([*dicom_ids]), wanted].to_dict("records")
     return {row["dicom_id"]: facts_of_row(row, known) for row in rows}
 
 

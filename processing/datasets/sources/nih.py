@@ -138,7 +138,7 @@ def make_record(item: dict, noted: Counter, demographics: bool = True) -> dict:
     }
 
 
-def _labels(row: dict, file: Path) -> list[int]:
+def _labels(row: dict, file: Path | None) -> list[int]:
     found = {label.strip() for label in row["Finding Labels"].split("|")} - {"No Finding", ""}
     unknown = found - set(NIH_LABELS)
     if unknown:
@@ -154,7 +154,7 @@ def _boxes(root: Path, dropped: Counter) -> dict[str, list[dict]]:
     boxes: dict[str, list[dict]] = {}
     if file is not None:
         table = read_table(file, ("Image Index", "Finding Label"))
-        start = table.columns.get_loc("Finding Label") + 1
+        start = list(table.columns).index("Finding Label") + 1
         if len(table.columns) < start + 4:
             raise ValueError(f"{file}: four columns must follow 'Finding Label', the box's; it has {list(table)}.")
         for row in table.itertuples(index=False):

@@ -65,8 +65,11 @@ def load_openi(root=None, split: str | None = None, *, split_lists=None, num_pro
         ValueError: no reports at the root; a report that is no XML.
     """
     with_images = root is not None
-    root = find_root(root, "Open-I", "|".join(_REPORTS)) if with_images else installed_folder()
-    views = _views(root if with_images and first_file(root, "nlmcxr_dicom_metadata.csv*") else installed_folder(False))
+    carried = installed_folder()
+    if not with_images and carried is None:
+        raise ValueError("root: give Open-I's folder, or `pip install torchxrayvision`, which carries its reports.")
+    root = find_root(root, "Open-I", "|".join(_REPORTS)) if with_images or carried is None else carried
+    views = _views(root if with_images and first_file(root, "nlmcxr_dicom_metadata.csv*") else carried)
     images = image_index(root, patterns=("**/*.png", "**/*.dcm")) if with_images else {}
     dropped: Counter = Counter()
     items = []
@@ -101,18 +104,11 @@ def load_openi(root=None, split: str | None = None, *, split_lists=None, num_pro
     )
 
 
-def installed_folder(needed: bool = True) -> Path | None:
-    """torchxrayvision's data folder, without importing it.
-
-    Raises:
-        ValueError: the package is not installed (and it is `needed`).
-    """
+def installed_folder() -> Path | None:
+    """torchxrayvision's data folder, without importing it; None where the package is not installed."""
     spec = importlib.util.find_spec("torchxrayvision")
-    if spec is None:
-        if not needed:
-            return None
-        raise ValueError("root: give Open-I's folder, or `pip install torchxrayvision`, which carries its reports.")
-    return Path(spec.submodule_search_locations[0]) / "data"
+    places = spec and spec.submodule_search_locations
+    return Path(places[0]) / "data" if places else None
 
 
 def report_texts(root: Path):
@@ -121,8 +117,8 @@ def report_texts(root: Path):
     if archive is not None:
         with tarfile.open(archive) as opened:
             for member in opened:
-                if member.name.endswith(".xml"):
-                    yield member.name, opened.extractfile(member).read()
+                if member.name.endswith(".xml") and (file := opened.extractfile(member)) is not None:
+                    yield member.name, file.read()
         return
     for pattern in _REPORTS[1:]:
         files = sorted(root.glob(pattern))
@@ -140,17 +136,19 @@ def parse_report(data: bytes, name: str) -> dict:
     """
     try:
         tree = ElementTree.fromstring(data)
-        study = tree.find("uId").get("id")
-    except (ElementTree.ParseError, AttributeError) as error:
+        study = tree.find("uId")
+    except ElementTree.ParseError as error:
         raise ValueError(f"{name}: it is no Open-I report ({error}); download it again.") from error
+    if study is None:
+        raise ValueError(f"{name}: it is no Open-I report (it has no uId); download it again.")
     sections = {
         node.get("Label", "").lower(): " ".join((node.text or "").split()) for node in tree.iter("AbstractText")
     }
     terms = {(node.text or "").split("/")[0].strip() for node in tree.findall(".//MeSH/major")}
     positive = {MESH[term] for term in terms if term in MESH}
     return {
-        "study_id": study,
-        "patient_id": study,
+        "study_id": study.get("id"),
+        "patient_id": study.get("id"),
         "indication": sections.get("indication", ""),
         "findings": sections.get("findings", ""),
         "impression": sections.get("impression", ""),
@@ -164,7 +162,8 @@ def _views(folder: Path | None) -> dict[str, dict]:
     if not file:
         return {}
     table = read_table(file, ("imageid", "View Position", "Rows", "Columns"))
-    return {row["imageid"]: row for row in table[["imageid", "View Position", "Rows", "Columns"]].to_dict("records")}
+    table = table.filter(items=["imageid", "View Position", "Rows", "Columns"])
+    return {row["imageid"]: row for row in table.to_dict("records")}
 
 
 def make_record(item: dict, noted: Counter) -> dict:

@@ -21,11 +21,11 @@ from datasets import List, Value
 from ..records import NEGATIVE, NOT_MENTIONED, POSITIVE, record_features
 from .building import build
 from .common import Source
-from .mimic_shared import PROTOCOL, find_reports, make_record, mimic_splits, study_facts
+from .mimic_shared import PROTOCOL, SPLITS, find_reports, make_record, mimic_splits, study_facts
 from .order import oldest_first
 from .roots import find_root, first_file
 from .splits import choose_split
-from .tables import number, read_table
+from .tables import number, numbers, read_table
 
 VERSION = 3
 SOURCE_NAME = "REFLACX"
@@ -88,31 +88,18 @@ def load_reflacx(
         if dicom not in readings:
             dropped["image without a usable reading"] += 1
             continue
-        path = re.search(r"files/p\d+/(p\d+)/(s\d+)/", group[0]["image"])
-        if path is None:
-            raise ValueError(f"{root}: column 'image' of {dicom} is no MIMIC-CXR path: {group[0]['image']!r}.")
-        folder = path[0].rstrip("/")
-        certainties = [_certainty([row.get(name, "") for row in group]) for name in names]
-        items.append(
-            {
-                "image_id": dicom,
-                "study_id": path[2][1:],
-                "patient_id": group[0]["subject_id"] or path[1][1:],
-                "view_position": "",
-                **facts.get(dicom, {}),
-                "image_width": int(number(group[0]["image_size_x"], 0)),
-                "image_height": int(number(group[0]["image_size_y"], 0)),
-                "labels": [_code(certainty) for certainty in certainties],
-                "label_certainty": certainties,
-                "gaze": readings[dicom],
-                "regions": regions.get(dicom, []),
-                "split": split_of.get(dicom) or {"validate": "val"}.get(group[0]["split"], group[0]["split"]),
-                "files": [
-                    str(mimic / folder / f"{dicom}.jpg"),
-                    *([str(reports / f"{folder}.txt")] if reports else []),
-                ],
-            }
-        )
+        item = _item(dicom, group, names, root)
+        folder = item.pop("folder")
+        item |= facts.get(dicom, {}) | {
+            "gaze": readings[dicom],
+            "regions": regions.get(dicom, []),
+            "split": split_of.get(dicom) or SPLITS.get(item["split"], item["split"]),
+            "files": [
+                str(mimic / folder / f"{dicom}.jpg"),
+                *([str(reports / f"{folder}.txt")] if reports else []),
+            ],
+        }
+        items.append(item)
     features = record_features()
     features |= {"label_certainty": List(Value("int8")), "region_certainty": List(Value("int8"))}
     return build(
@@ -128,6 +115,27 @@ def load_reflacx(
         num_proc=num_proc,
         cache_dir=cache_dir,
     )
+
+
+def _item(dicom: str, rows: list[dict], names: list[str], root: Path) -> dict:
+    """What the rows of an image's readings say of it."""
+    first = rows[0]
+    path = re.search(r"files/p\d+/(p\d+)/(s\d+)/", first["image"])
+    if path is None:
+        raise ValueError(f"{root}: column 'image' of {dicom} is no MIMIC-CXR path: {first['image']!r}.")
+    certainties = [_certainty([row.get(name, "") for row in rows]) for name in names]
+    return {
+        "image_id": dicom,
+        "study_id": path[2][1:],
+        "patient_id": first["subject_id"] or path[1][1:],
+        "view_position": "",
+        "image_width": int(number(first["image_size_x"], 0)),
+        "image_height": int(number(first["image_size_y"], 0)),
+        "labels": [_code(certainty) for certainty in certainties],
+        "label_certainty": certainties,
+        "split": first["split"],
+        "folder": path[0].rstrip("/"),
+    }
 
 
 def make_reflacx_record(item: dict, noted: Counter, missing_findings: str = "keep") -> dict:
@@ -195,9 +203,10 @@ def fixations_of(file: Path, dropped: Counter) -> list[dict]:
     fixations = []
     shown_columns = [f"{side}_shown_from_image" for side in ("xmin", "ymin", "xmax", "ymax")]
     for row in read_table(file, columns).to_dict("records"):
-        begin, end, x, y, sigma_x, sigma_y = (number(row[name.split("|")[0]]) for name in columns)
-        shown = [number(row.get(name)) for name in shown_columns]
-        if None in (begin, end, x, y) or end <= begin:
+        values = [row[name.split("|")[0]] for name in columns]
+        begin, end, x, y = numbers(values[:4]) or (0, 0, 0, 0)
+        sigma_x, sigma_y = map(number, values[4:])
+        if end <= begin:
             dropped["lost gaze sample"] += 1
             continue
         fixations.append(
@@ -208,7 +217,7 @@ def fixations_of(file: Path, dropped: Counter) -> list[dict]:
                 "end": end,
                 "sigma_x": sigma_x,
                 "sigma_y": sigma_y,
-                "shown": [] if None in shown else shown,
+                "shown": numbers([row.get(name) for name in shown_columns]) or [],
             }
         )
     return sorted(fixations, key=lambda fixation: fixation["begin"])
@@ -251,13 +260,13 @@ def _regions(root: Path, rows: list[dict], dropped: Counter) -> dict[str, list[d
             continue
         corners = ("xmin", "ymin", "xmax", "ymax")
         for ellipse in read_table(file, corners).to_dict("records"):
-            box = [number(ellipse[name]) for name in corners]
+            box = numbers([ellipse[name] for name in corners])
             named = [name for name, value in ellipse.items() if name not in _NOT_ELLIPSES and _is_true(value)]
             named += [label.strip() for label in re.split(r"[|;,]", ellipse.get("labels", "")) if label.strip()]
             if ellipse.get("Other", "").strip().lower() not in ("", "false", "0"):
                 named.append("Other")
             certainty = int(number(ellipse.get("certainty"), -1))
-            if None in box or box[0] >= box[2] or box[1] >= box[3]:
+            if box is None or box[0] >= box[2] or box[1] >= box[3]:
                 dropped["ellipse without a box"] += 1
                 continue
             regions.setdefault(row["dicom_id"], []).extend(

@@ -82,10 +82,10 @@ class Remembered:
             chunks: its Arrow files, in the cache. facts: what `describe` attached.
             paths, stamps: every file that its items name, and `file_stamps` from before it was read.
         """
-        paths, first = np.unique(np.array(paths, object), return_index=True)  # images of a study share its report
+        named, first = np.unique(np.array(paths, object), return_index=True)  # images of a study share its report
         stamps = stamps[first]
         known: Mapping = {"chunks": [os.path.basename(chunk) for chunk in chunks], "facts": facts}
-        columns = {"path": pa.array(paths, pa.string()), "size": stamps[:, 0], "time": stamps[:, 1]}
+        columns = {"path": pa.array(named, pa.string()), "size": stamps[:, 0], "time": stamps[:, 1]}
         table = pa.table(columns).replace_schema_metadata({"set": json.dumps(known)})
         temporary = self.file.with_suffix(f".{os.getpid()}.tmp")
         pq.write_table(table, temporary, compression="zstd")

@@ -119,7 +119,7 @@ def without_duplicates(table: pd.DataFrame, column: str, dropped: Counter) -> pd
     repeated = table.duplicated(column)
     if repeated.any():
         dropped["duplicate id"] += int(repeated.sum())
-    return table[~repeated]
+    return pd.DataFrame(table[~repeated])
 
 
 def box_corners(values: Sequence, dropped: Counter) -> list[float] | None:
@@ -146,6 +146,12 @@ def number(text, default: float | None = None) -> float | None:
     except (TypeError, ValueError):
         return default
     return value if np.isfinite(value) else default
+
+
+def numbers(values: Sequence) -> list[float] | None:
+    """Finite numbers; None where one of the values is none."""
+    found = [value for each in values if (value := number(each)) is not None]
+    return found if len(found) == len(values) else None
 
 
 _CHEXPERT_CODES = {"1": POSITIVE, "0": NEGATIVE, "-1": UNCERTAIN, "": NOT_MENTIONED}

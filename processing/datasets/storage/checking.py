@@ -4,6 +4,7 @@ import textwrap
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -23,7 +24,8 @@ def counts_of(dataset: Dataset) -> dict[str, int]:
     facts = facts_of(dataset)
     counts: Counter = Counter()
     studies, patients, labels, views = {}, set(), Counter(), Counter()
-    for batch in plain.with_format("arrow").iter(4096):
+    batches: Any = plain.with_format("arrow").iter(4096)
+    for batch in batches:
         for row in batch.to_pylist():
             counts["images"] += bool(row["image_id"])
             patients.add(row["patient_id"])
@@ -66,8 +68,8 @@ def unreadable(dataset: Dataset, most: int | None = None, num_proc: int = 1, see
     rows = range(len(dataset))
     if most is not None and most < len(dataset):
         rows = sorted(np.random.default_rng(seed).choice(len(dataset), most, replace=False).tolist())
-    stored = dataset.select_columns(["image"]).select(rows).with_format("arrow")
-    values = (row["image"] for batch in stored.iter(256) for row in batch.to_pylist() if row["image"])
+    stored: Any = dataset.select_columns(["image"]).select(rows).with_format("arrow").iter(256)
+    values = (row["image"] for batch in stored for row in batch.to_pylist() if row["image"])
     bar = partial(tqdm, total=len(rows), desc="decoding", unit="image")
     if num_proc > 1:
         with ProcessPoolExecutor(num_proc) as pool:
@@ -87,9 +89,9 @@ def _verdict(value: dict) -> str | None:
 
 def interesting(dataset: Dataset, count: int) -> list[int]:
     """Rows for a contact sheet: with gaze first, then with regions, spread over the data set."""
-    stored = dataset.select_columns(["gaze", "regions"]).with_format("arrow")
+    stored: Any = dataset.select_columns(["gaze", "regions"]).with_format("arrow").iter(4096)
     worth = []
-    for batch in stored.iter(4096):
+    for batch in stored:
         readings = np.asarray(batch["gaze"].combine_chunks().value_lengths())
         regions = np.asarray(batch["regions"].combine_chunks().value_lengths())
         worth.append(2 * (readings > 0) + (regions > 0))

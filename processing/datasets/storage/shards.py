@@ -15,6 +15,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -182,7 +183,7 @@ def _pictures(value) -> list[dict]:
     return [picture for child in children for picture in _pictures(child)]
 
 
-def map_pictures(value, change):
+def map_pictures(value, change) -> Any:
     """A record with every stored image in it replaced by `change(image)`."""
     if is_picture(value):
         return change(value)

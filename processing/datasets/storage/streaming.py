@@ -5,6 +5,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, TextIO, cast
 
 import fsspec
 import numpy as np
@@ -176,12 +177,10 @@ class RecordStream(torch.utils.data.IterableDataset):
                     for batch in file.iter_batches(columns=names):
                         yield from batch.to_pylist()
             else:
-                with fsspec.open(path, "rb") as opened, tarfile.open(fileobj=opened) as tar:
-                    for member in tar:
-                        tar.members = []
-                        if member.name.endswith(".json"):
-                            record = json.loads(tar.extractfile(member).read())
-                            yield {name: record[name] for name in names}
+                for name, content in _members(path):
+                    if name.endswith(".json"):
+                        record = json.loads(content())
+                        yield {column: record[column] for column in names}
 
     def leave_pictures(self) -> None:
         """From now on `image` is given as it is stored, {"bytes", "path"}, not decoded; so are companions'."""
@@ -235,7 +234,7 @@ def _read_manifest(location: str) -> dict:
     where = f"{location}/{MANIFEST}"
     try:
         with fsspec.open(where, "rt") as file:
-            manifest = yaml.safe_load(file)
+            manifest = yaml.safe_load(cast(TextIO, file))
     except FileNotFoundError as error:
         raise ValueError(f"location: {location} holds no {MANIFEST}; write it with `convert`.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -291,25 +290,33 @@ def _read_parquet(path: str, wanted: list[int]) -> Iterator[tuple[int, dict]]:
             base += count
 
 
+def _members(path: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The name of each member of a tar file, and what reads its content while it is the last one given."""
+    with fsspec.open(path, "rb") as opened, tarfile.open(fileobj=cast(BinaryIO, opened)) as tar:
+        for member in tar:
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue] (tarfile would keep all headers it has seen)
+            content = tar.extractfile(member)
+            if content is not None:
+                yield member.name, content.read
+
+
 def _read_tar(path: str, wanted: list[int]) -> Iterator[tuple[int, dict]]:
     """Members of records that are not wanted are passed over."""
-    wanted_set, row, key, pictures = set(wanted), -1, None, {}
-    with fsspec.open(path, "rb") as opened, tarfile.open(fileobj=opened) as tar:
-        for member in tar:
-            record, suffix = member.name.split(".", 1)
-            if record != key:
-                row, key, pictures = row + 1, record, {}
-            tar.members = []  # tarfile would keep every header it has seen
-            if row not in wanted_set:
-                continue
-            data = tar.extractfile(member).read()
-            if suffix == "json":
-                yield row, _joined(json.loads(data), pictures)
-            else:
-                pictures[suffix] = data
+    wanted_set, row, key = set(wanted), -1, None
+    pictures: dict[str, bytes] = {}
+    for name, content in _members(path):
+        record, suffix = name.split(".", 1)
+        if record != key:
+            row, key, pictures = row + 1, record, {}
+        if row not in wanted_set:
+            continue
+        if suffix == "json":
+            yield row, _joined(json.loads(content()), pictures)
+        else:
+            pictures[suffix] = content()
 
 
-def _joined(value, pictures: dict[str, bytes]):
+def _joined(value, pictures: dict[str, bytes]) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"member"}:
             return {"bytes": pictures[value["member"]], "path": None}
