@@ -178,7 +178,7 @@ def _join(main: dict, companions: Any) -> None:
             main[name] = torch.cat([images, others.to(images)])
 
 
-def _joined_views(views: torch.Tensor | None, companions: Any, images: torch.Tensor) -> torch.Tensor:
+def _joined_views(views: Any, companions: Any, images: torch.Tensor) -> torch.Tensor:
     roles, others = companions["companion_role_ids"], companions.get("companion_view_ids")
     views = roles.new_zeros(images.shape[0]) if views is None else views
     return torch.cat([views, torch.zeros_like(roles) if others is None else others])

@@ -4,11 +4,12 @@ from typing import Any
 
 from PIL import Image
 
+from .processor_parts import ProcessorPart
 from .radiographs import read_radiograph, stored_size
 from .targets import centred, resized
 
 
-class PictureMixin:
+class PictureMixin(ProcessorPart):
     """For a processor with an `image_processor` and `scaled_decoding`."""
 
     def read_picture(self, source: Any, name: str = "image", margin: float = 1.0) -> Image.Image:

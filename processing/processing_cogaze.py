@@ -285,7 +285,7 @@ class CoGazeProcessor(
         if "labels" in given:
             data["labels"] = label_tensor(given["labels"])
         if "masks" in given:
-            data["labels"] = mask_tensor(given["masks"], sizes, boxes, *self._pixel_size())
+            data["labels"] = mask_tensor(given["masks"], sizes or [], boxes or [], *self._pixel_size())
         if text is not None:
             prompts = self._texts([text] if isinstance(text, str) else text, "text")
             data |= self._tokenize([self._REPORT.format(p) for p in prompts], self.max_report_length)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         _ADD_SPECIAL_TOKENS: bool
         _texts: Callable[..., list[str]]
         _tokenize: Callable[..., dict[str, Any]]
+        scaled_decoding: bool
+        read_picture: Callable[..., Any]
         _framed: Callable[..., Any]
         _view_ids: Callable[..., Any]
         _pixel_size: Callable[[], tuple[int, int]]

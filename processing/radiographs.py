@@ -68,7 +68,6 @@ def read_radiograph(
     return picture
 
 
-<<<<<<< HEAD
 def stored_size(picture: Image.Image) -> tuple[int, int]:
     """(width, height) that a picture of `read_radiograph` is stored in, whatever scale it was decoded at."""
     return picture.info.get("stored_size", picture.size)
@@ -96,10 +95,7 @@ def picture_size(source: Any, name: str = "image", max_pixels: int = MAX_PIXELS)
     return picture.size[::-1] if _lies_on_its_side(picture) else picture.size
 
 
-def _read_bytes(source, name: str, max_bytes: int) -> tuple[bytes, str]:
-=======
 def _read_bytes(source: Any, name: str, max_bytes: int) -> tuple[bytes, str]:
->>>>>>> 3b82226 (Type the models and processing for basedpyright; find image slots once per loss)
     if isinstance(source, dict):
         path = source.get("path")
         name = f"{name} ({path})" if path else name
@@ -169,18 +165,13 @@ def _lies_on_its_side(picture: Image.Image) -> bool:
 
 def _check_picture(picture: Image.Image, name: str, max_pixels: int) -> None:
     _check_size(*picture.size, name, max_pixels)
-<<<<<<< HEAD
-    if getattr(picture, "n_frames", 1) > 1:
-        raise ValueError(f"{name}: it holds {picture.n_frames} frames; give one radiograph at a time.")
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"{name}: it holds {frames} frames; give one radiograph at a time.")
 
 
 def _from_pil(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
     _check_picture(picture, name, max_pixels)
-=======
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1:
-        raise ValueError(f"{name}: it holds {frames} frames; give one radiograph at a time.")
->>>>>>> 3b82226 (Type the models and processing for basedpyright; find image slots once per loss)
     try:
         picture.load()
     except Exception as error:

@@ -189,8 +189,9 @@ class _Gaze:
     def _sampled(self, key, values, count: int) -> np.ndarray:
         """Points in shares of the picture, as dense as the map's values; around the middle where it has none."""
         if key not in self._places:
-            density: Any = values()
-            total = np.zeros(1) if density is None else np.cumsum(density, dtype=np.float64)
+            density = values()
+            density = np.zeros((1, 1)) if density is None else np.asarray(density)
+            total = np.cumsum(density, dtype=np.float64)
             self._places[key] = (density.shape, total) if total[-1] > 0 else None
         if self._places[key] is None:
             return np.clip(self.rng.normal(0.5, 0.12, (count, 2)), 0.02, 0.98)

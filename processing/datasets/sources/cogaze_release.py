@@ -167,8 +167,10 @@ def read_annotation(file: Path, fields: tuple[str, ...]) -> list[tuple[str, dict
         ValueError: no JSON, or an item without one of `fields`; names the file, split and index.
     """
     with documented(file, "an annotation of the form {train, val, test}"):
-        names: dict[str, str] = {"validate": "val", "valid": "val"}
-        splits = {names.get(name, name): items for name, items in json.loads(read_text(file)).items()}
+        names = {"validate": "val", "valid": "val"}
+        splits: dict[str, list] = {
+            names.get(name) or name: items for name, items in json.loads(read_text(file)).items()
+        }
         for name, items in splits.items():
             for index, item in enumerate(items):
                 missing = [field for field in fields if field not in item]
