@@ -429,7 +429,8 @@ class ReportGenerationMixin(SupportMixin, GroundingMixin, BeamSearchMixin):
         """(B * count, L) reports drawn token by token, image by image."""
         memory = EncodedImages(last_hidden_state=encoded[0])
         options = {"do_sample": True, "num_beams": 1, "num_return_sequences": count}
-        outputs = super().generate(encoder_outputs=memory, **options)
+        stock: Any = super()
+        outputs = stock.generate(encoder_outputs=memory, **options)
         return outputs if isinstance(outputs, torch.Tensor) else outputs.sequences
 
     def _token_probabilities(

@@ -5,8 +5,12 @@ the pretraining's disease heads say of both, and how many sampled reports say th
 one logistic model for sentences that affirm and one for those that deny, on patients that nothing was trained on.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
+
+from .dual_encoder import Mixed
 
 SIGNS = ("token_mean", "token_least", "map", "image_text", "disease", "samples")
 # Of a sentence's disease logits: the weight of the observation that it is about above the others.
@@ -21,6 +25,16 @@ class SupportHead(nn.Module):
         signs: names out of `SIGNS`, the columns of what is given.
         labels, width: of the disease heads (labels, width) that "disease" reads; 0 labels: none.
     """
+
+    coefficients: torch.Tensor
+    intercepts: torch.Tensor
+    means: torch.Tensor
+    scales: torch.Tensor
+    fingerprint: torch.Tensor
+    vision_weight: torch.Tensor
+    vision_bias: torch.Tensor
+    report_weight: torch.Tensor
+    report_bias: torch.Tensor
 
     def __init__(self, signs: list[str], labels: int = 0, width: int = 0):
         super().__init__()
@@ -65,12 +79,16 @@ def fingerprint(model: nn.Module) -> torch.Tensor:
     return nn.functional.pad(means, (0, FINGERPRINTED - len(means)))
 
 
-class SupportMixin:
+class SupportMixin(Mixed):
     """For a report generator with `ground` and `sample_reports(encoded, count)` -> (B * count, L).
 
     `image_and_text(encoded, input_ids, attention_mask)` gives features of images (B, D) and texts (N, D) where the
     family has those that "image_text" and "disease" read.
     """
+
+    support: SupportHead
+    image_and_text: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    sample_reports: Callable[..., torch.Tensor]
 
     def build_support(self) -> None:
         """Make `support` where the config asks for it; part of a constructor."""
@@ -138,7 +156,7 @@ class SupportMixin:
         if self.config.support is None and min_support is None:
             return grounded
         self.check_support()
-        asked = self.config.support
+        asked = self.config.support or {}
         if len(grounded.sentences):
             signs, affirms = self.support_signs(grounded, encoded, processor, asked["signs"], asked.get("samples", 0))
             grounded.support = self.support(signs, affirms)

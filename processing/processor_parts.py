@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         report_ending: str
         exclusive_classes: bool
         text_arguments: dict[str, Any]
+        _REPORT: str
         _TRANSCRIPT: str
         _ADD_SPECIAL_TOKENS: bool
         _texts: Callable[..., list[str]]

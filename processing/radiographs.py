@@ -92,7 +92,8 @@ def picture_size(source: Any, name: str = "image", max_pixels: int = MAX_PIXELS)
         return width, height
     picture = _opened(data, name, max_pixels)
     _check_picture(picture, name, max_pixels)
-    return picture.size[::-1] if _lies_on_its_side(picture) else picture.size
+    width, height = picture.size
+    return (height, width) if _lies_on_its_side(picture) else (width, height)
 
 
 def _read_bytes(source: Any, name: str, max_bytes: int) -> tuple[bytes, str]:
