@@ -13,7 +13,7 @@ from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .batches import as_batch, check_proportions, given_readings, given_sizes, study_numbers, whole_text
 from .boxes import BoxMixin
-from .companions import CompanionMixin, arguments_of_records
+from .companion_inputs import CompanionMixin, arguments_of_records
 from .gaze_inputs import GazeInputs
 from .pictures import PictureMixin
 from .post_processing import MaskPostProcessing

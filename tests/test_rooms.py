@@ -112,3 +112,11 @@ def test_a_new_tokenizer_has_the_special_tokens_of_the_processor():
     tokenizer = build_tokenizer(["The lungs are clear."] * 4, 300)
     for token in ("[PAD]", "[SEP]", "[CLS]", "[INDICATION]", "[HISTORY]", "[FINDINGS]", "[TRANSCRIPT]"):
         assert len(tokenizer(token, add_special_tokens=False)["input_ids"]) == 1
+
+
+def test_what_the_hub_carries_has_a_name_each():
+    """Model and processor are saved into one folder, flat: of two files of one name, the second would be left."""
+    models, processors = (
+        {path.name for path in (ROOT / room).glob("*.py")} for room in ("modeling_cogaze", "processing")
+    )
+    assert models & processors == {"__init__.py"}
