@@ -15,6 +15,7 @@ from .batches import as_batch, check_proportions, given_readings, given_sizes, s
 from .boxes import BoxMixin
 from .companion_inputs import CompanionMixin, arguments_of_records
 from .gaze_inputs import GazeInputs
+from .guard import GuardMixin
 from .pictures import PictureMixin
 from .post_processing import MaskPostProcessing
 from .processor_arguments import StockArgumentsMixin
@@ -35,6 +36,7 @@ class CoGazeProcessor(
     PictureMixin,
     MaskPostProcessing,
     BoxMixin,
+    GuardMixin,
     StockArgumentsMixin,
     ReportTextMixin,
     ProcessorMixin,

@@ -29,6 +29,7 @@ ROOMS = {
     "evaluation": {"reports", "downstream", "data", "metrics", "runs"},
     "figures": {"evaluation", "reports", "downstream", "data", "metrics", "runs"},
     "hub": {"evaluation", "data", "metrics", "runs"},
+    "guard": set(),
 }
 ROOMS["experiments"] = {*ROOMS} - {"hub"}
 ROOMS[""] = {*ROOMS}

@@ -6,6 +6,7 @@ COGAZE_MODEL             folder or Hub id of a CoGaze report generator
 COGAZE_STRUCTURED_MODEL  one trained on structured reports; else free text is put under the headings by rules
 COGAZE_CLASSIFIER        a CoGaze with a disease head for the observations; else they are scored zero-shot
 COGAZE_CONCURRENCY       requests to the model at once, 2 by default
+COGAZE_ON_OTHER          pictures that the guard takes for no upright chest radiograph: warn (default), refuse or off
 """
 
 import base64
@@ -139,7 +140,10 @@ class Handlers:
         return "The disease head's scores. Not calibrated."
 
     def _study(self, data: bytes | None) -> Study:
-        return self.model.study(read_upload(data))
+        study = self.model.study(read_upload(data))
+        if study.objection and guard_mode() == "refuse":
+            raise Refusal(f"{objection_in_words(study)} No report is written of it.")
+        return study
 
     def _session(self, session) -> tuple[Study, Example | None]:
         if session is None:
@@ -163,8 +167,21 @@ class Handlers:
         return [{"findings": findings, "cosine": score} for findings, score in rows]
 
 
+def guard_mode() -> str:
+    mode = os.environ.get("COGAZE_ON_OTHER", "warn")
+    if mode not in ("warn", "refuse", "off"):
+        raise ValueError(f"COGAZE_ON_OTHER: {mode!r} is none of warn, refuse and off.")
+    return mode
+
+
+def objection_in_words(study: Study) -> str:
+    """What the guard says of a picture, "" where it is as it should be."""
+    return f"This may be no upright chest radiograph: {study.objection}." if study.objection else ""
+
+
 def picture_value(study: Study, rendered: bool) -> dict:
-    return {"picture": data_uri(study.shown), "box": list(study.box), "rendered": rendered}
+    warning = "" if rendered or guard_mode() == "off" else objection_in_words(study)
+    return {"picture": data_uri(study.shown), "box": list(study.box), "rendered": rendered, "warning": warning}
 
 
 def report_value(
@@ -181,6 +198,8 @@ def report_value(
                 "layer": data_uri(gaze_layer(sentence.gaze_map, layer_size(sentence.gaze_map))),
                 "map_confidence": sentence.map_confidence,
                 "text_confidence": sentence.text_confidence,
+                "boxes": sentence.boxes,
+                "support": sentence.support,
             }
             for sentence in report.sentences
         ],
@@ -205,6 +224,8 @@ def report_record(report: Report, observations: dict[str, float | None], model: 
                 "text_confidence": round(sentence.text_confidence, 4),
                 "map_confidence": round(sentence.map_confidence, 4),
                 "map": rounded(sentence.gaze_map),
+                "boxes": rounded(np.array(sentence.boxes).reshape(-1, 4)),
+                "support": None if sentence.support is None else round(sentence.support, 4),
             }
             for sentence in report.sentences
         ],

@@ -33,12 +33,14 @@ STALLED = 300
 class Study:
     """A radiograph: what the model is given, (1, 3, H, W), and what people are shown, in mode "L".
 
-    `box` is the part of the picture that the model sees, (x0, y0, x1, y1) in shares of its width and height.
+    `box` is the part of the picture that the model sees, (x0, y0, x1, y1) in shares of its width and height;
+    `objection` what the guard has against it, in words, "" where nothing.
     """
 
     pixel_values: torch.Tensor
     shown: Image.Image
     box: tuple[float, float, float, float]
+    objection: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Context:
 class Sentence:
     """A report's sentence; `gaze_map` is (rows, columns) of patches and sums to 1.
 
-    `heading` is "" in free text. The confidences are those of `GroundedReports`.
+    `heading` is "" in free text. The confidences are those of `GroundedReports`, as is `support`, None where the
+    checkpoint tells none. `boxes` (K, 4) are in shares of the picture's width and height.
     """
 
     text: str
@@ -62,6 +65,8 @@ class Sentence:
     gaze_map: np.ndarray
     map_confidence: float
     text_confidence: float
+    boxes: list[list[float]] = field(default_factory=list)
+    support: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,8 @@ class ReportModel:
         shown = picture.copy()
         shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
         pixels = self.processor(images=picture)["pixel_values"]
-        return Study(pixels, shown, (x0 / width, y0 / height, x1 / width, y1 / height))
+        objection = self.processor.check_radiograph(picture).reason
+        return Study(pixels, shown, (x0 / width, y0 / height, x1 / width, y1 / height), objection)
 
     def write(self, study: Study, context: Context, kind: str = "free_text") -> Iterator[Report]:
         """The report while it is written, token by token, by greedy search.
@@ -195,7 +201,7 @@ class ReportModel:
         text = processor.decode_reports(outcome["sequences"])[0]
         if kind == "structured" and not trained:
             text = structure_findings(text)
-        sentences = self._grounded(model, processor, outcome["sequences"], encoded, text)
+        sentences = self._grounded(model, processor, outcome["sequences"], encoded, text, study.shown.size)
         yield Report(text, sentences, True, time.monotonic() - start)
 
     def gaze(self, study: Study, sentence: str, view_position: str = "") -> np.ndarray:
@@ -312,23 +318,26 @@ class ReportModel:
             self._prototypes = list(findings), normalize(torch.stack(means), dim=-1)
         return self._prototypes
 
-    def _grounded(self, model, processor, sequences, encoded, text: str) -> list[Sentence]:
+    def _grounded(self, model, processor, sequences, encoded, text: str, size: tuple[int, int]) -> list[Sentence]:
         heading_of = {
             sentence: heading
             for heading, findings in parse_structured(text).items()
             for finding in findings
             for sentence in split_sentences(finding)
         }
-        grounded = model.ground(sequences, encoded, processor)
+        grounded = model.with_support(model.ground(sequences, encoded, processor), encoded, processor)
+        (found,) = processor.post_process_grounding(grounded, [size])
         sentences = [
-            Sentence(sentence, heading_of.get(sentence, ""), self._on_grid(processor, gaze), sure, likely)
-            for sentence, gaze, sure, likely in zip(
-                grounded.sentences,
-                grounded.gaze_maps,
-                grounded.map_confidence.tolist(),
-                grounded.text_confidence.tolist(),
-                strict=True,
+            Sentence(
+                own["text"],
+                heading_of.get(own["text"], ""),
+                self._on_grid(processor, gaze),
+                own["map_confidence"],
+                own["text_confidence"],
+                [[x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1]] for x0, y0, x1, y1 in own["boxes"]],
+                own.get("support"),
             )
+            for own, gaze in zip(found, grounded.gaze_maps, strict=True)
         ]
         order = {heading: rank for rank, heading in enumerate(("", *STRUCTURED_HEADERS))}
         return sorted(sentences, key=lambda sentence: order[sentence.heading])

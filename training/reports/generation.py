@@ -74,6 +74,9 @@ class OutputArguments:
     min_support: float | None = field(
         default=None, metadata={"help": "leave out sentences with less support, where the checkpoint tells it"}
     )
+    on_other: Literal["off", "warn", "refuse"] = field(
+        default="off", metadata={"help": "what becomes of pictures that the guard takes for no such radiograph"}
+    )
     no_context: bool = field(default=False, metadata={"help": "leave indication and history out"})
     no_views: bool = field(default=False, metadata={"help": "leave other views out"})
     no_priors: bool = field(default=False, metadata={"help": "leave earlier studies out"})
@@ -98,7 +101,9 @@ def generate_reports(argv: list[str] | None, draw: Callable) -> list[dict]:
     state = PartialState(cpu=arguments.device == "cpu" or not torch.cuda.is_available())
     writer = _writer(arguments, writing, str(arguments.device or state.device))
     if arguments.output_dir is None:
-        (row,) = written_rows(writer, records, [0], min_support=arguments.min_support)
+        (row,) = written_rows(writer, records, [0], guard=arguments.on_other, min_support=arguments.min_support)
+        if "refused" in row:
+            raise ValueError(f"image: {arguments.image}: {row['refused']}; no report was written (--on_other).")
         print(row["generated_report"])
         return [row]
     return _write_all(writer, records, arguments, writing, state, draw)
@@ -124,7 +129,7 @@ def _write_all(
     share = left[state.process_index :: state.num_processes]
     pictures = folder / "pictures" if arguments.grounding else None
     with open(parts / f"{state.process_index}.jsonl", "a", encoding="utf-8") as part:
-        for row in written_rows(writer, records, share, pictures, draw, arguments.min_support):
+        for row in written_rows(writer, records, share, pictures, draw, arguments.min_support, arguments.on_other):
             part.write(json.dumps(row) + "\n")
             part.flush()
     state.wait_for_everyone()
@@ -185,19 +190,36 @@ def written_rows(
     pictures: Path | None = None,
     draw: Callable | None = None,
     min_support: float | None = None,
+    guard: str = "off",
 ) -> Iterator[dict]:
     """Prediction rows of the records at `places`.
 
     Args:
         pictures: a folder for a picture of each report's sentences, which the rows then hold too, with their boxes.
         min_support: sentences with less are left out of the reports, and named in `left_out`.
+        guard: "warn" adds `warning` to the rows of pictures that are no such radiograph, "refuse" gives them `refused`
+            and no report.
     """
-    if pictures is None and min_support is None:
+    if pictures is None and min_support is None and guard == "off":
         yield from writer.rows(records, places)
         return
     for start in range(0, len(places), writer.batch_size):
         batch = [records[place] for place in places[start : start + writer.batch_size]]
-        yield from _grounded_rows(writer, batch, pictures, draw, min_support)
+        reasons = [_objection(writer, record, guard) for record in batch]
+        kept = [record for record, reason in zip(batch, reasons, strict=True) if not reason or guard == "warn"]
+        rows = iter(_grounded_rows(writer, kept, pictures, draw, min_support) if kept else [])
+        for record, reason in zip(batch, reasons, strict=True):
+            if reason and guard == "refuse":
+                yield writer.row(record, "") | {"refused": reason}
+            else:
+                yield next(rows) | ({"warning": reason} if reason else {})
+
+
+def _objection(writer: ReportWriter, record: dict, guard: str) -> str:
+    """What the guard has against a record's picture, in words."""
+    if guard == "off":
+        return ""
+    return writer.processor.check_radiograph(record["image"], record["view_position"]).reason
 
 
 def _grounded_rows(writer: ReportWriter, batch, pictures: Path | None, draw, min_support: float | None) -> list[dict]:

@@ -17,6 +17,11 @@ window.CoGaze = (() => {
     return node;
   }
 
+  // Bands of support: from which probability on, and what the legend says.
+  const SUPPORT = [["high", 0.8, "supported"], ["middle", 0.5, "doubtful"], ["low", 0, "hardly supported"]];
+  const supportClass = (support) =>
+    typeof support === "number" ? `cg-support-${SUPPORT.find(([, from]) => support >= from)[0]}` : "";
+
   const percent = (share) => `${Math.round(100 * share)}%`;
 
   function bars(rows) {
@@ -36,7 +41,8 @@ window.CoGaze = (() => {
     const root = element.querySelector(".cg-viewer");
     const canvas = h("canvas", { role: "img" });
     const layer = h("img", { class: "cg-layer", alt: "" });
-    const plate = h("div", { class: "cg-plate", hidden: true }, canvas, layer);
+    const frames = h("div", { class: "cg-frames", hidden: true });
+    const plate = h("div", { class: "cg-plate", hidden: true }, canvas, layer, frames);
     const badge = h("span", { class: "cg-badge", hidden: true }, "rendered from a CT, of nobody");
     const empty = h("div", { class: "cg-empty" },
       h("strong", {}, "No radiograph yet"), h("span", {}, "Send a file or pick an example."));
@@ -52,10 +58,12 @@ window.CoGaze = (() => {
     const [level, levelLabel] = slider("Level", 0, 255, 128, "their middle, less is brighter");
     const [heat, heatLabel] = slider("Gaze", 0, 100, 100, "opacity of the gaze map, in percent");
     const invert = h("button", { type: "button", class: "cg-button", "aria-pressed": "false" }, "Invert");
+    const boxed = h("button", { type: "button", class: "cg-button cg-boxed", "aria-pressed": "false" }, "Boxes");
     const reset = h("button", { type: "button", class: "cg-button" }, "Reset");
+    const warning = h("p", { class: "cg-warning", role: "alert", hidden: true });
     const tools = h("div", { class: "cg-tools", role: "group", "aria-label": "Display" },
-      widthLabel, levelLabel, heatLabel, h("div", { class: "cg-pair" }, invert, reset));
-    root.replaceChildren(stage, caption, tools);
+      widthLabel, levelLabel, heatLabel, h("div", { class: "cg-pair" }, boxed, invert, reset));
+    root.replaceChildren(stage, warning, caption, tools);
 
     let grey = null;
     let waiting = false;
@@ -101,8 +109,15 @@ window.CoGaze = (() => {
       later();
     });
 
+    boxed.addEventListener("click", () => {
+      boxed.setAttribute("aria-pressed", String(boxed.getAttribute("aria-pressed") !== "true"));
+      frames.hidden = boxed.getAttribute("aria-pressed") !== "true";
+    });
+
     function open(value) {
       shown.value = value;
+      warning.hidden = !(value && value.warning);
+      warning.textContent = (value && value.warning) || "";
       look(null);
       empty.hidden = Boolean(value);
       plate.hidden = !value;
@@ -137,6 +152,14 @@ window.CoGaze = (() => {
       shown.layer = sentence ? layer : null;
       layer.hidden = legend.hidden = !sentence;
       if (sentence) layer.src = sentence.layer;
+      frames.replaceChildren(...((sentence && sentence.boxes) || []).map(([x0, y0, x1, y1]) => {
+        const frame = h("span", { class: "cg-frame" });
+        frame.style.left = `${100 * x0}%`;
+        frame.style.top = `${100 * y0}%`;
+        frame.style.width = `${100 * (x1 - x0)}%`;
+        frame.style.height = `${100 * (y1 - y0)}%`;
+        return frame;
+      }));
       caption.classList.toggle("cg-quiet", !sentence);
       caption.textContent = sentence ? `“${sentence.text}”` : shown.value ? HINT : "";
     }
@@ -214,7 +237,10 @@ window.CoGaze = (() => {
       streaming = null;
       if (shown.look) shown.look(null);
       root.dataset.state = value ? value.state : "empty";
+      const told = value && value.sentences.some((sentence) => typeof sentence.support === "number");
       key.hidden = !(value && value.sentences.length);
+      key.replaceChildren(...(told ? SUPPORT.map(([name, , title]) =>
+        h("span", { class: `cg-support-key cg-support-${name}`, title }, title)) : ["certainty of the words"]));
       if (!value) {
         status.textContent = "";
         body.replaceChildren(h("div", { class: "cg-empty cg-light" },
@@ -245,8 +271,8 @@ window.CoGaze = (() => {
         const meter = h("span", { class: "cg-meter", "aria-hidden": "true" }, h("span", {}));
         meter.firstChild.style.width = percent(sentence.text_confidence);
         const button = h("button", {
-          type: "button", class: "cg-sentence", "aria-pressed": "false",
-          title: `certainty of the words ${percent(sentence.text_confidence)}, focus of the map ${percent(sentence.map_confidence)}`,
+          type: "button", class: `cg-sentence ${supportClass(sentence.support)}`, "aria-pressed": "false",
+          title: `${typeof sentence.support === "number" ? `support by the picture ${percent(sentence.support)}, ` : ""}certainty of the words ${percent(sentence.text_confidence)}, focus of the map ${percent(sentence.map_confidence)}`,
           onmouseenter: () => shown.look(sentence),
           onmouseleave: () => shown.look(pinned && pinned.sentence),
           onfocus: () => shown.look(sentence),

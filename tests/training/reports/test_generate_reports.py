@@ -231,3 +231,15 @@ def test_a_generator_of_both_sections_gives_each_in_its_columns(checkpoint, data
     assert len(scored) == sum(bool(row["reference_impression"]) for row in rows)
     with pytest.raises(ValueError, match="report_sections"):
         CoGazeProcessor(processor.image_processor, processor.tokenizer, report_sections=["impression"])
+
+
+def test_a_guard_refuses_or_warns_in_words(checkpoint, images, tmp_path):
+    noise = ("--folder", images, "--output_dir")
+    refused = write(checkpoint, *noise, tmp_path / "b", "--on_other", "refuse")
+    assert all(row["generated_report"] == "" and row["refused"] for row in refused)
+    warned = write(checkpoint, *noise, tmp_path / "c", "--on_other", "warn")
+    plain = write(checkpoint, *noise, tmp_path / "d")
+    assert [row["generated_report"] for row in warned] == [row["generated_report"] for row in plain]
+    assert all(row["warning"] for row in warned) and not any("warning" in row for row in plain)
+    with pytest.raises(ValueError, match="a.png: looks like"):
+        write(checkpoint, "--image", images / "a.png", "--on_other", "refuse")

@@ -1,0 +1,1 @@
+"""What the guard before a model is fitted on: renderings, and pictures that are no chest radiographs."""
