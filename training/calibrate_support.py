@@ -50,8 +50,6 @@ class CalibrateSupportArguments:
     )
     samples: int = field(default=5, metadata={"help": "reports drawn for each image; 0 leaves their agreement out"})
     labeler: Literal["phantom", "chexbert"] = "phantom"
-    batch_size: int = 32
-    device: str = "cpu"
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -66,7 +64,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise ValueError(f"checkpoint: no folder {folder}; the support model is saved where the generator lies.")
     data = {split: load_data(getattr(arguments, f"{split}_data"), f"{split}_data") for split in ("validation", "test")}
     check_patients_apart({split: dataset["patient_id"] for split, dataset in data.items()})
-    writer = open_writer(str(folder), arguments.device, batch_size=arguments.batch_size)
+    writer = open_writer(str(folder), options.device, batch_size=options.batch_size)
     if not hasattr(writer.model, "support_signs"):
         raise ValueError(
             f"checkpoint: {folder} is no generator with a cross-attention decoder; others have no support."
@@ -77,7 +75,7 @@ def main(argv: list[str] | None = None) -> dict:
     labels_of = None
     if arguments.labeler == "chexbert":
         model, tokenizer = open_chexbert(options)
-        labels_of = lambda texts: chexbert_labels(texts, model, tokenizer, arguments.device)  # noqa: E731
+        labels_of = lambda texts: chexbert_labels(texts, model, tokenizer, options.device)  # noqa: E731
     judged = {
         split: judge_sentences(writer, dataset, signs, head, arguments.samples, labels_of)
         for split, dataset in data.items()

@@ -588,6 +588,7 @@ class TinyConfig:
     image_size = (32, 40)
     grid_size = (4, 5)
     view_positions = ["", "PA"]
+    max_companions = 2
 
 
 def test_for_model_takes_sizes_and_views_from_its_config(processor):
@@ -595,4 +596,4 @@ def test_for_model_takes_sizes_and_views_from_its_config(processor):
     batch = sized(images=picture(), view_position="PA", gaze=reading(), image_size=(960, 800))
     assert batch["pixel_values"].shape == (1, 3, 32, 40)
     assert batch["gaze_targets"].shape[1] == 20
-    assert (sized.view_positions, sized.max_report_length) == (["", "PA"], 50)
+    assert (sized.view_positions, sized.max_report_length, sized.max_companions) == (["", "PA"], 50, 2)
