@@ -5,6 +5,7 @@ from datasets import Dataset
 from PIL import Image
 
 from processing.datasets.records import describe, record_features
+from processing.datasets.sources.common import blank_record
 
 NAMES = ["Mass", "Fracture", "Hernia"]
 SIZES = {"train": 48, "validation": 16, "test": 24}
@@ -36,7 +37,8 @@ def records(split: str, names=NAMES, **changes) -> Dataset:
         mass, fracture = index % 2 == 0, index % 3 == 0
         image, regions = picture(number, mass, fracture)
         rows.append(
-            {
+            blank_record()
+            | {
                 "image": image,
                 "image_width": 640,
                 "image_height": 640,

@@ -199,7 +199,8 @@ def test_an_unusable_record_is_named_or_left_out_of_its_source(run, phantom, nih
     shutil.copytree(nih["root"], broken)
     (broken / "00003_000.jpg").write_bytes((broken / "00003_000.jpg").read_bytes()[:1200])
     data = json.dumps([phantom, nih | {"root": str(broken)}])
-    changes = {"max_steps": 1, "save_strategy": "no", **UNSEEN, "train_data": data, "output_dir": tmp_path / "out"}
+    changes = {"max_steps": 1, "save_strategy": "no", "check": "full", **UNSEEN, "train_data": data}
+    changes["output_dir"] = tmp_path / "out"
     with pytest.raises(ValueError, match=r"train_data\[1\] \(nih\): record 3 \(image 00003_000\)"):
         pretrain(flags(run, **changes))
     pretrain(flags(run, **changes, on_bad_record="skip"))

@@ -10,6 +10,7 @@ from PIL import Image
 from modeling_cogaze import EgmaConfig, EgmaModel
 from processing import EgmaProcessor
 from processing.datasets.records import describe, record_features
+from processing.datasets.sources.common import blank_record
 from processing.tokenization import build_tokenizer
 from training.evaluation.classes import evaluate_classes, exclusive_classes
 from training.evaluation.prompts import CLASS_PROMPTS as PROMPTS
@@ -22,7 +23,8 @@ LABELS = ["Edema", "Pneumonia", "Fracture"]
 def records(labels, names=LABELS) -> Dataset:
     generator = np.random.default_rng(0)
     rows = [
-        {
+        blank_record()
+        | {
             "image": Image.fromarray(generator.integers(0, 255, (64, 48), dtype=np.uint8)),
             "image_width": 480,
             "image_height": 640,
@@ -30,16 +32,9 @@ def records(labels, names=LABELS) -> Dataset:
             "study_id": f"s{i}",
             "patient_id": f"p{i // 2}",
             "view_position": "PA",
-            "patient_age": None,
-            "patient_sex": None,
             "study_date": "",
-            "indication": "",
-            "history": "",
             "findings": "There is edema. No fracture.",
-            "impression": "",
             "labels": codes,
-            "gaze": [],
-            "regions": [],
         }
         for i, codes in enumerate(labels)
     ]
