@@ -118,14 +118,14 @@ def judge(probabilities: np.ndarray, view_position: str | None = None) -> Radiog
     view_position: what the picture is said to be; "" or None: either view will do.
     """
     shares = dict(zip(KINDS, map(float, probabilities), strict=True))
-    kind = max(shares, key=shares.get)
+    kind = max(shares, key=shares.__getitem__)
     told = (view_position or "").strip().upper()
     views = shares[FRONTAL] + shares[LATERAL]
     others = {
         name: shares[name] for name, least in REFUSED_FROM.items() if shares[name] >= least * (shares[name] + views)
     }
     if others and max(others.values()) > 0:
-        kind = max(others, key=others.get)
+        kind = max(others, key=others.__getitem__)
         return RadiographCheck(False, KINDS[kind], kind, shares)
     if told in LATERAL_VIEWS and shares[FRONTAL] >= VIEW_PROBABILITY:
         return RadiographCheck(False, f"a frontal radiograph, told as {told}", FRONTAL, shares)
