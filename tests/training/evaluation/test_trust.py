@@ -12,6 +12,7 @@ from processing.datasets.phantom.labeler import phantom_labels
 from processing.datasets.records import CHEXBERT_OBSERVATIONS as NAMES
 from processing.reports import sentence_spans, without_sentences
 from processing.statements import agreement
+from training.calibrate_support import main as calibrate_support
 from training.evaluation.trust import (
     JudgedSentences,
     attach_support,
@@ -186,3 +187,8 @@ def test_the_picture_is_drawn(small_phantom, tmp_path):
     seen = judged(100)
     draw_trust(np.linspace(0.1, 0.9, 100), seen.right, tmp_path / "support.png", small_phantom)
     assert (tmp_path / "support.png").stat().st_size > 10_000
+
+
+def test_the_command_names_a_checkpoint_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="checkpoint: no folder"):
+        calibrate_support(["--checkpoint", str(tmp_path / "nowhere"), "--batch_size", "8", "--device", "cpu"])

@@ -24,6 +24,7 @@ REQUIREMENTS = (
     "dotmap==1.3.30",
     "h5py==3.16.0",
     "jsonpickle==4.1.4",
+    "loguru==0.7.3",
     "nltk==3.10.4",
     "rouge_score==0.1.2",
     "six==1.17.0",

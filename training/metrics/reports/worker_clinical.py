@@ -24,11 +24,12 @@ def radcliq(
     import numpy as np
     import radeval
 
+    # RadGraph imports itself under the package's other name (see `worker.radgraph`): all of it must come from there.
     sys.modules.setdefault("RadEval", radeval)
-    from radeval.metrics.bertscore._vendor import BERTScorer
-    from radeval.metrics.RadCliQv1 import radcliq as package
+    from RadEval.metrics.bertscore._vendor import BERTScorer
+    from RadEval.metrics.RadCliQv1 import radcliq as package
+    from RadEval.metrics.radgraph import RadGraph as radgraph_class
 
-    radgraph_class = package.RadGraph
     package.RadGraph = lambda model_type: radgraph_class(**radgraph_options(radgraph_model))
     package.F1CheXbert = lambda device: chexbert_evaluator(chexbert, chexbert_config, chexbert_tokenizer, device)
     metric = package.CompositeMetric()
@@ -38,7 +39,6 @@ def radcliq(
         num_layers=bertscore_layer,
         rescale_with_baseline=has_baseline(bertscore_model),
         idf=True,
-        idf_sents=references,
         batch_size=64,
         nthreads=4,
         all_layers=False,
@@ -48,6 +48,7 @@ def radcliq(
     limit = getattr(metric._bert_scorer._model.config, "max_position_embeddings", 514) - 2
     tokenizer = metric._bert_scorer._tokenizer
     tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    metric._bert_scorer.compute_idf(references)
     metric._bertscore_cache_key = id(references)
     parts = metric._compute_sub_metrics(references, predictions)
     metric._compute_sub_metrics = lambda refs, hyps: parts
