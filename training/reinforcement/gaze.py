@@ -38,7 +38,8 @@ class GazeReward:
         self.processor = processor
 
     def __call__(self, completions: Sequence[str], records: Sequence[dict]) -> list[float | None]:
-        known = {id(record): self._looked_at(record) for record in records}
+        distinct = {id(record): record for record in records}  # the reports of an image bring the same one
+        known = {key: self._looked_at(record) for key, record in distinct.items()}
         pairs, rewards = [], [None] * len(completions)
         for place, (text, record) in enumerate(zip(completions, records, strict=True)):
             spoken, _, whole_reading = known[id(record)]

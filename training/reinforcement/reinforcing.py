@@ -12,12 +12,9 @@ from accelerate.utils import gather_object
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from trl import DPOConfig, GRPOConfig
 
-from processing.datasets.overlaps import warn_of_overlaps
-
-from ..data.loading import load_data
-from ..data.streams import TrainingStream
-from ..metrics.reports import FAMILIES, MetricOptions
+from ..metrics.reports import MetricOptions
 from ..reports.similar_cases import FOLDER
+from ..reports.training import check_best_by, load_splits
 from ..reports.writing import ReportWriter, one_per_study, open_writer, prediction_row, score_rows
 from ..runs.command_line import mapping, parse_arguments
 from ..runs.files import write_json, write_text
@@ -96,8 +93,8 @@ def reinforce_reports(argv: list[str] | None = None) -> dict:
         training.max_completion_length = arguments.max_new_tokens
     set_seed(training.seed)
     weights = reward_weights(arguments.rewards)
-    _check_best(arguments)
-    splits = _load(arguments)
+    check_best_by(arguments, options)
+    splits = load_splits(arguments)
     writer = open_writer(arguments.checkpoint, device=str(training.device), batch_size=training.train_batch_size)
     _freeze_encoder(writer.model)
     rewards = {name: _reward(name, writer, options) for name in weights}
@@ -171,22 +168,6 @@ def reward_weights(given: str | dict) -> dict[str, float]:
 
 def _reward(name: str, writer: ReportWriter, options: MetricOptions) -> Reward:
     return GazeReward(writer.model, writer.processor) if name == "gaze" else reward_named(name, options)
-
-
-def _check_best(arguments: ReinforceArguments) -> None:
-    known = [name for family in arguments.metrics if family in FAMILIES for name in FAMILIES[family].names]
-    unknown = [name for name in arguments.best_by if name not in known]
-    if unknown:
-        raise ValueError(f"best_by: {unknown[0]!r} is no score of metrics {arguments.metrics}; they give {known}.")
-
-
-def _load(arguments: ReinforceArguments) -> dict:
-    splits = {name: load_data(getattr(arguments, f"{name}_data"), f"{name}_data") for name in ("train", "validation")}
-    warn_of_overlaps({f"{name}_data": data for name, data in splits.items()})
-    for name, data in splits.items():
-        if isinstance(data, TrainingStream):
-            raise ValueError(f"{name}_data: report generators are not trained from shards; give the data set itself.")
-    return splits
 
 
 def _freeze_encoder(model) -> None:

@@ -4,12 +4,12 @@ None leaves a completion out of that reward alone: its record has not what the r
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
+from processing.comparisons import comparisons
 from processing.datasets.phantom.labeler import phantom_labels
 from processing.datasets.records import CHEXBERT_OBSERVATIONS, label_targets
 from processing.reports import plain_findings, split_sentences, structured_validity
@@ -21,14 +21,7 @@ Reward = Callable[[Sequence[str], Sequence[dict]], list[float | None]]
 
 _OBSERVED = [place for place, name in enumerate(CHEXBERT_OBSERVATIONS) if name != "No Finding"]
 _NGRAM = 3
-# Words that compare with an earlier study.
-_COMPARISON = re.compile(
-    r"\b(?:unchanged|stable|again (?:seen|noted|demonstrated)|interval|previous(?:ly)?|prior|(?:in|de)creas(?:ed|ing)|"
-    r"(?:improv|worsen|resolv)(?:ed|ing)|persist(?:s|ent|ing)?|since|compared (?:to|with))\b",
-    re.I,
-)
-# Metrics that fall where reports get better.
-_LOWER_IS_BETTER = ("RadCliQ-v1",)
+_LESS_IS_BETTER = "(less is better)"  # how a metric's name ends that falls where reports get better
 
 
 def phantom_label_reward(completions: Sequence[str], records: Sequence[dict]) -> list[float | None]:
@@ -76,17 +69,13 @@ def repetition(text: str) -> float:
 def comparison_reward(completions: Sequence[str], records: Sequence[dict]) -> list[float | None]:
     """The share of a report's sentences that compare with no earlier study; None where the record has one."""
     return [
-        None if _has_prior(record) else 1 - _comparing(split_sentences(text))
+        None if _has_prior(record) else 1 - len(comparisons(text)) / max(1, len(split_sentences(text)))
         for text, record in zip(completions, records, strict=True)
     ]
 
 
 def _has_prior(record: dict) -> bool:
     return any(companion["role"] == "prior" for companion in record.get("companions") or [])
-
-
-def _comparing(sentences: list[str]) -> float:
-    return sum(bool(_COMPARISON.search(sentence)) for sentence in sentences) / max(1, len(sentences))
 
 
 def metric_reward(
@@ -104,10 +93,14 @@ def metric_reward(
     pairs = ReportPairs.from_lists([records[p]["findings"] for p in wanted], [completions[p] for p in wanted])
     family = next(family for family in FAMILIES.values() if name in family.names)
     statistic = next(each for each in family.compute(pairs, options) if each.name == name)
-    sign = -1 if name in _LOWER_IS_BETTER else 1
     for place, value in zip(wanted, statistic.combine(statistic.statistics), strict=True):
-        rewards[place] = sign * float(value)
+        rewards[place] = sign_of(name) * float(value)
     return rewards
+
+
+def sign_of(metric: str) -> int:
+    """1, or -1 for a metric of which less is better."""
+    return -1 if metric.endswith(_LESS_IS_BETTER) else 1
 
 
 REWARDS: dict[str, Reward] = {

@@ -50,7 +50,7 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
     arguments, writing, metric_options, training = parse(argv)
     set_seed(training.seed)
     _check(arguments, metric_options)
-    splits = _load(arguments)
+    splits = load_splits(arguments)
     processor, model = build(arguments, splits["train"])
     processor.scaled_decoding = arguments.scaled_decoding or processor.scaled_decoding
     model.generation_config.update(**{"num_beams": 1, "max_new_tokens": 100} | writing.options())
@@ -95,7 +95,12 @@ def train_report_generator(argv: list[str] | None = None) -> dict:
     return metrics
 
 
-def _load(arguments: ReportArguments) -> dict[str, Dataset]:
+def load_splits(arguments) -> dict[str, Dataset]:
+    """The data sets of `arguments.train_data` and `validation_data`.
+
+    Raises:
+        ValueError: shards, which report generators are not trained from; and what the loaders say.
+    """
     splits = {name: load_data(getattr(arguments, f"{name}_data"), f"{name}_data") for name in ("train", "validation")}
     warn_of_overlaps({f"{name}_data": data for name, data in splits.items()})
     for name, data in splits.items():
@@ -171,10 +176,18 @@ def _check(arguments: ReportArguments, options: MetricOptions) -> None:
     """Raise before the first epoch what its scores would raise after it."""
     if arguments.report_kind not in REPORT_KINDS:
         raise ValueError(f"report_kind: {arguments.report_kind!r} is none of {REPORT_KINDS}.")
-    known = [name for family in arguments.metrics if family in FAMILIES for name in FAMILIES[family].names]
     prefix = AutoConfig.from_pretrained(arguments.checkpoint).model_type == CoGazePrefixConfig.model_type
     if prefix and arguments.decoder != "prefix":
         raise ValueError("decoder: checkpoint is a language model with the image in its prompt; give --decoder prefix.")
+    check_best_by(arguments, options)
+
+
+def check_best_by(arguments, options: MetricOptions) -> None:
+    """
+    Raises:
+        ValueError: one of `arguments.best_by` is no score of `arguments.metrics`, or cannot be computed here.
+    """
+    known = [name for family in arguments.metrics if family in FAMILIES for name in FAMILIES[family].names]
     unknown = [name for name in arguments.best_by if name not in known]
     if unknown:
         raise ValueError(f"best_by: {unknown[0]!r} is no score of metrics {arguments.metrics}; they give {known}.")

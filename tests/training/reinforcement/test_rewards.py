@@ -7,7 +7,7 @@ import torch
 from processing.datasets.records import CHEXBERT_OBSERVATIONS
 from training.metrics.alignment import gaze_pointing_game, jensen_shannon
 from training.reinforcement.gaze import PATCHES, GazeReward, agreements, matched
-from training.reinforcement.rewards import REWARDS, reward_named, weighted
+from training.reinforcement.rewards import METRICS, REWARDS, reward_named, sign_of, weighted
 from training.reports.writing import open_writer
 
 
@@ -40,6 +40,10 @@ def test_any_score_is_a_reward_of_each_report_by_itself():
     found = reward_named("BLEU-1")(texts, records)
     assert found[0] == pytest.approx(1) and found[1] is None and found[2] < 0.3
     assert reward_named("BLEU-1")(texts[:1], records[:1])[0] == pytest.approx(found[0])
+
+
+def test_a_metric_of_which_less_is_better_is_negated():
+    assert [name for name in METRICS if sign_of(name) < 0] == ["RadCliQ-v1 (less is better)"]
 
 
 @pytest.mark.parametrize(("name", "says"), [("bleu", "is none of"), ("CheXbert-14 micro F1", "cannot be computed")])
