@@ -32,13 +32,7 @@ def read_dicom(data: bytes, name: str, check_size) -> np.ndarray:
     Raises:
         ValueError: a damaged, deflated or compressed-otherwise file, several frames, no radiograph; names the file.
     """
-    try:
-        import pydicom.encaps
-        import pydicom.pixels
-    except ImportError as error:
-        raise ImportError(f"{name}: reading DICOM needs `pip install pydicom pylibjpeg-libjpeg`.") from error
-    if DEFLATED in data:
-        raise ValueError(f"{name}: deflated DICOM is not read; store it in another transfer syntax.")
+    pydicom = _reader(data, name)
     try:
         dataset = pydicom.dcmread(io.BytesIO(data))
         fault = _fault(dataset, check_size)
@@ -76,17 +70,25 @@ def read_dicom(data: bytes, name: str, check_size) -> np.ndarray:
 
 def dicom_size(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) by a DICOM's header; errors as in `read_dicom`, of what the header tells."""
-    try:
-        import pydicom
-    except ImportError as error:
-        raise ImportError(f"{name}: reading DICOM needs `pip install pydicom pylibjpeg-libjpeg`.") from error
-    if DEFLATED in data:
-        raise ValueError(f"{name}: deflated DICOM is not read; store it in another transfer syntax.")
+    pydicom = _reader(data, name)
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
         return int(dataset.Columns), int(dataset.Rows)
     except Exception as error:
         raise ValueError(f"{name}: the DICOM is damaged or cut short; fetch the file again.") from error
+
+
+def _reader(data: bytes, name: str):
+    """pydicom, for data that it may be given."""
+    try:
+        import pydicom
+        import pydicom.encaps
+        import pydicom.pixels
+    except ImportError as error:
+        raise ImportError(f"{name}: reading DICOM needs `pip install pydicom pylibjpeg-libjpeg`.") from error
+    if DEFLATED in data:
+        raise ValueError(f"{name}: deflated DICOM is not read; store it in another transfer syntax.")
+    return pydicom
 
 
 class _Refused(Exception):
