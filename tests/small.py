@@ -21,6 +21,22 @@ ENCODERS = {
 }
 COGAZE = ENCODERS | {"hidden_size": 32, "intermediate_size": 32, "perceiver_depth": 1, "num_latents": 4}
 EGMA = ENCODERS | {"projection_dim": 32, "pooled_text_layers": 1, "segmentation_channels": [16, 8]}
+# With the tiny config's own image encoder, for report generators.
+GENERATOR = {
+    "vision_config": {"image_size": 64, "hidden_sizes": [16, 32], "depths": [1, 1]},
+    "text_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "perceiver_depth": 1,
+    "num_latents": 4,
+}
+LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
 
 
 def save_pretrained(folder) -> None:

@@ -13,23 +13,7 @@ from modeling_cogaze import (
 from processing import CoGazePrefixProcessor, CoGazeProcessor
 from processing.prompts import report_messages
 from processing.tokenization import build_tokenizer
-
-SIZES = {
-    "vision_config": {"image_size": 64, "hidden_sizes": [16, 32], "depths": [1, 1]},
-    "text_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "perceiver_depth": 1,
-    "num_latents": 4,
-}
-LLAMA = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.3,  # so that LoRA has something to turn
-}
+from tests.small import GENERATOR, LLAMA
 
 
 @pytest.fixture(scope="package")
@@ -38,7 +22,7 @@ def generators(small_phantom, tmp_path_factory):
     folder = tmp_path_factory.mktemp("generators")
     torch.manual_seed(0)
     tokenizer = build_tokenizer(small_phantom["findings"], 400)
-    config = CoGazeConfig.tiny(vocab_size=len(tokenizer), **SIZES)
+    config = CoGazeConfig.tiny(vocab_size=len(tokenizer), **GENERATOR)
     processor = CoGazeProcessor.for_model(tokenizer, config)
     CoGazeForPreTraining(config).save_pretrained(folder / "pretrained")
     processor.save_pretrained(folder / "pretrained")
@@ -48,7 +32,8 @@ def generators(small_phantom, tmp_path_factory):
     prompts = [message["content"] for message in report_messages("free_text", "", "-", "-")]
     words = build_tokenizer([*small_phantom["findings"], *prompts * 10], 600)
     special = {name: getattr(words, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    llama = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **special, **LLAMA))
+    # Weights so far from zero that LoRA has something to turn.
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **special, **LLAMA, initializer_range=0.3))
     prefix = CoGazePrefixProcessor.for_language_model(words, processor, num_image_tokens=8, prompt_parts=["diseases"])
     model = CoGazePrefixForConditionalGeneration.from_base_models(
         folder / "pretrained",

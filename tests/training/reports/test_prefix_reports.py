@@ -11,6 +11,7 @@ from modeling_cogaze import CoGazeConfig, CoGazeForPreTraining, CoGazeModel
 from processing import CoGazeProcessor
 from processing.prompts import report_messages
 from processing.tokenization import build_tokenizer
+from tests.small import GENERATOR, LLAMA
 from tests.training.training_runs import assert_same_weights, flags, in_two_processes, weights
 from training import generate_reports
 from training import train_report_generator as train_report_generator_command
@@ -19,22 +20,6 @@ from training.reports.similar_cases import SimilarCases
 from training.reports.training import train_report_generator
 from training.reports.writing import PromptedReportWriter, image_alone, open_writer
 
-SIZES = {
-    "vision_config": {"image_size": 64, "hidden_sizes": [16, 32], "depths": [1, 1]},
-    "text_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "perceiver_depth": 1,
-    "num_latents": 4,
-}
-LLAMA = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-}
-
 
 @pytest.fixture(scope="module")
 def pretrained(small_phantom, tmp_path_factory):
@@ -42,7 +27,7 @@ def pretrained(small_phantom, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
     tokenizer = build_tokenizer(small_phantom["findings"], 400)
     torch.manual_seed(0)
-    config = CoGazeConfig.tiny(vocab_size=len(tokenizer), **SIZES)
+    config = CoGazeConfig.tiny(vocab_size=len(tokenizer), **GENERATOR)
     CoGazeForPreTraining(config).save_pretrained(folder / "cogaze")
     CoGazeProcessor.for_model(tokenizer, config).save_pretrained(folder / "cogaze")
     prompts = [message["content"] for message in report_messages("free_text", "", "-", "-")]
