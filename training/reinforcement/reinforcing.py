@@ -15,7 +15,7 @@ from trl import DPOConfig, GRPOConfig
 from ..metrics.reports import MetricOptions
 from ..reports.similar_cases import FOLDER
 from ..reports.training import check_best_by, load_splits
-from ..reports.writing import ReportWriter, one_per_study, open_writer, prediction_row, score_rows
+from ..reports.writing import one_per_study, open_writer, prediction_row, score_rows
 from ..runs.command_line import mapping, parse_arguments
 from ..runs.files import write_json, write_text
 from ..runs.provenance import training_facts
@@ -94,10 +94,12 @@ def reinforce_reports(argv: list[str] | None = None) -> dict:
     set_seed(training.seed)
     weights = reward_weights(arguments.rewards)
     check_best_by(arguments, options)
+    rewards = {name: reward_named(name, options) for name in weights if name != "gaze"}
     splits = load_splits(arguments)
     writer = open_writer(arguments.checkpoint, device=str(training.device), batch_size=training.train_batch_size)
     _freeze_encoder(writer.model)
-    rewards = {name: _reward(name, writer, options) for name in weights}
+    if "gaze" in weights:
+        rewards["gaze"] = GazeReward(writer.model, writer.processor)
     validation = splits["validation"]
     validation = validation.select(one_per_study(validation)[: arguments.eval_studies])
     stopping = [EarlyStoppingCallback(n) for n in [arguments.early_stopping_patience] if n]
@@ -164,10 +166,6 @@ def reward_weights(given: str | dict) -> dict[str, float]:
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise ValueError(f"rewards: the weight of {name} is {weight!r}, which is no number.")
     return weights
-
-
-def _reward(name: str, writer: ReportWriter, options: MetricOptions) -> Reward:
-    return GazeReward(writer.model, writer.processor) if name == "gaze" else reward_named(name, options)
 
 
 def _freeze_encoder(model) -> None:
